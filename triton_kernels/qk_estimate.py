@@ -4,8 +4,8 @@ A row is a query. Its certain keys have the weight w = A: these are the keys wit
 0.07 2^-m, m < THRESHOLDS, that at most MAX_CERTAIN keys pass (0.07 if there is none). Let M be the sum of A of the
 other keys, and R = SLOTS - (number of certain keys), rounded down to even. R keys are drawn systematically with
 probability proportional to A: draw r selects the key at which the running sum of A passes (r + o) M / R, where o is the
-fractional part of 0.618... times the number of keys. Each draw adds M / R to the weight of its key. Let y be the change
-of the attention scores without neuron n, v = e^(y - c) for any c, and
+fractional part of 0.618... times the number of keys up to the row's own. Each draw adds M / R to the weight of its key.
+Let y be the change of the attention scores without neuron n, v = e^(y - c) for any c, and
 
     f = sum_j w A (v / Z - 1)^2,  Z = sum_j w v,    importance[n] = sum_i f,    error^2 = sum_i ((f_a - f_b) / 2)^2
 
@@ -160,19 +160,19 @@ def kernel(
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
     QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     neuron = dims + skew  # see qk_importance.py
     partner, sign = pair(neuron, turned, INTERLEAVED)
-    span = padded_span(length, window, KEYS)
+    span = padded_span(length, window, KEYS, CAUSAL)
     Slots = Scratch + to_int64(tl.program_id(0)) * scratch_size(span, CAPPED, SINKS)
     Scores = scores_of(Slots, SINKS)
     scale = scale * LOG2_E
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0), disable_licm=True):
         tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last = item_of(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid, CAUSAL,
         )  # fmt: skip
         query = Query + to_int64(b) * q_batch + to_int64(h) * q_head
         query_plain = QueryPlain + to_int64(b) * qp_batch + to_int64(h) * qp_head
@@ -181,11 +181,11 @@ def kernel(
         q = tl.load(q_at, mask=is_valid[None, :] & (dims < size)[:, None], other=0.0)
         store_scores(
             q, rows, dims, key, valid, Scores, span, first, last, size, length, window, scale, softcap,
-            KEYS, k_stride, CAPPED, PRECISION,
+            KEYS, k_stride, CAPPED, CAUSAL, PRECISION,
         )  # fmt: skip
         key_count = choose(
             Scores, Slots, span, rows, first, last, softcap, log2_sink_of(Sinks, h, SINKS),
-            KEYS, QUERY_GROWTH or KEY_GROWTH, CAPPED, SINKS,
+            KEYS, QUERY_GROWTH or KEY_GROWTH, CAPPED, SINKS, CAUSAL,
         )  # fmt: skip
         count = tl.where(last > first, tl.minimum(ROWS, length - tile * ROWS), 0)
         if key_count <= SLOTS:
@@ -268,7 +268,7 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     def scratch_floats(constants: dict[str, object]) -> int:
         keys = heads.max_visible_keys(problem.window)
-        return scratch_of(heads.length, keys, *(constants[name] for name in ("KEYS", "CAPPED", "SINKS")))
+        return scratch_of(heads.length, keys, *(constants[name] for name in ("KEYS", "CAPPED", "SINKS", "CAUSAL")))
 
     heads.launch("qk_estimate", kernel, scratch_floats, 4, results, problem)
     return results

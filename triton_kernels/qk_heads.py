@@ -54,7 +54,7 @@ def pair(n, turned, INTERLEAVED: tl.constexpr):
 @triton.jit
 def item_of(
     item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-    KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+    KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Returns the tile of rows of a query head that has the number `item`.
 
@@ -62,7 +62,8 @@ def item_of(
     document's valid, to the key head's key, key_plain and key_growth, and to the document's cos and sin; the rows
     (ROWS,) and which of them are valid; and the keys [first, last) that the rows see.
     """
-    # The last rows see the most keys and are computed first. Items of the same rows follow each other, head by head.
+    # In causal attention the last rows see the most keys, and they are computed first. Items of the same rows follow
+    # each other, head by head.
     rank = item % (items // tiles)
     tile = tiles - 1 - item // (items // tiles)
     b = rank // heads
@@ -76,7 +77,11 @@ def item_of(
     rows = tile * ROWS + tl.arange(0, ROWS)
     is_valid = tl.load(valid + rows, mask=rows < length, other=0) != 0
     first = tl.maximum(tile * ROWS - window + 1, 0)
-    last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
+    if CAUSAL:
+        last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
+    else:
+        end = tl.minimum(tile * ROWS + ROWS - 1 + window, length)
+        last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, end, first)
     return tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last
 
 
@@ -103,7 +108,7 @@ class Heads:
         tensors: the first arguments of the kernels, from Query to Sinks: tensors and their strides. Sinks may be None.
         flags: {constant of the kernels: its value}. PLAIN, QUERY_GROWTH and KEY_GROWTH: whether q_plain, q_growth and
             k_growth are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
-            SINKS: whether heads have sinks.
+            SINKS: whether heads have sinks. CAUSAL: whether a query sees no keys after its own.
     """
 
     batch: int
@@ -151,6 +156,7 @@ class Heads:
             "QUERY_GROWTH": q_growth is not None,
             "KEY_GROWTH": k_growth is not None,
             "SINKS": problem.sinks is not None,
+            "CAUSAL": problem.causal,
         }
         batch, heads, length, size = q.shape
         return cls(batch, heads, k.shape[1], length, size, turned, warp_size(q), tensors, flags)
@@ -161,7 +167,7 @@ class Heads:
         return ceil_div(self.length, ROWS.value)
 
     def max_visible_keys(self, window: int | None) -> int:
-        """Returns the largest number of keys that a query sees."""
+        """Returns the largest number of keys that a query sees, its own and those before it."""
         return self.length if window is None else min(window, self.length)
 
     @property
@@ -261,8 +267,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
     """Yields variants of an operator's kernel for head sizes, dtypes and kinds of attention. warp: threads of a warp.
 
     Tensors have the strides of (B, l, heads, d), with 32 query heads and 8 key heads. The kinds are "pre" (neurons are
-    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head), "cap" (a soft cap) and
-    "sinks".
+    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head), "cap" (a soft cap), "sinks"
+    and "both sides" (a query sees keys after its own).
     """
     for dtype, size, kind in (
         *((torch.bfloat16, size, "pre") for size in (32, 64, 128, 256)),
@@ -273,11 +279,13 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
         (torch.bfloat16, 256, "norm, cap"),
         (torch.bfloat16, 64, "sinks"),
         (torch.bfloat16, 128, "sinks"),
+        (torch.bfloat16, 64, "both sides"),
+        (torch.bfloat16, 64, "no rotation, both sides"),
     ):
         constants, options = settings(operator, dtype, size, warp)
         normed = "norm" in kind
         plain = "*fp32" if normed else POINTERS[dtype]
-        rotates, with_sinks = kind not in ("post", "no rotation"), "sinks" in kind
+        rotates, with_sinks = kind != "post" and "no rotation" not in kind, "sinks" in kind
         yield Variant.of(
             operator,
             f"{short_name(dtype)}, d = {size}, {kind}",
@@ -304,6 +312,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 "KEY_GROWTH": normed,
                 "CAPPED": "cap" in kind,
                 "SINKS": with_sinks,
+                "CAUSAL": "both sides" not in kind,
                 **({} if with_sinks else {"Sinks": None}),
                 **constants,
             },

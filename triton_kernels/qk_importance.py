@@ -81,7 +81,7 @@ def _site_importance(
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
     KEYS: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr,
-    CAPPED: tl.constexpr, SINKS: tl.constexpr, PRECISION: tl.constexpr,
+    CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns the sum of the rows' importance for each query neuron, or for each key neuron if OF_KEYS, (LANES,).
 
@@ -103,7 +103,7 @@ def _site_importance(
             Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            POWER, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
+            POWER, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, PRECISION,
         )  # fmt: skip
         is_compared = is_counted
         if SINKS:
@@ -127,7 +127,7 @@ def _site_importance(
             Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
+            ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, PRECISION,
         )  # fmt: skip
         if SINKS:
             log2_a_sink = (log2_sink - log2_sum)[:, None]
@@ -139,7 +139,7 @@ def _site_importance(
             Key, Plain, Growth, Cos, Sin, Valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
+            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, PRECISION,
         )  # fmt: skip
         if SINKS:
             exponent = log2_a_sink + shift - peak - log2_total
@@ -157,7 +157,7 @@ def kernel(
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
     QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     # skew is 0, but the compiler does not know it. So it loads tensors (ROWS, LANES) number by number, not as vectors,
@@ -173,7 +173,7 @@ def kernel(
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0)):
         tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last = item_of(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid, CAUSAL,
         )  # fmt: skip
         first_row = to_int64(tile) * ROWS
         query = Query + to_int64(b) * q_batch + to_int64(h) * q_head + first_row * q_stride
@@ -182,7 +182,7 @@ def kernel(
         log2_sink = log2_sink_of(Sinks, h, SINKS)
         log2_sum, log2_keys, squares, key_counts, mean_score = softmax(
             q, log2_sink, rows, dims, key, valid, means, first, last, size, length, window, scale, softcap, skew,
-            LANES, k_stride, CAPPED, SINKS, PRECISION,
+            LANES, k_stride, CAPPED, SINKS, CAUSAL, PRECISION,
         )  # fmt: skip
         key_counts = tl.where(is_valid, key_counts, -1)[:, None]
         squares, mean_score = squares[:, None], mean_score[:, None]
@@ -213,7 +213,7 @@ def kernel(
             key, key_plain, key_growth, cos, sin, valid, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             k_stride, kp_stride, kg_stride, table_stride, KEYS, False, FAR, QUERY_GROWTH, False, CAPPED, SINKS,
-            PRECISION,
+            CAUSAL, PRECISION,
         )  # fmt: skip
         partial = Partial + to_int64((b * heads + h) * tiles + tile) * (2 * LANES) + neuron
         tl.store(partial, importance)
@@ -221,7 +221,8 @@ def kernel(
             key_means(
                 q, log2_sum, log2_keys, rows, dims, dims_sign, key, key_plain, key_growth, cos, sin, valid, means,
                 first, last, size, turned, length, window, scale, softcap, skew,
-                LANES, k_stride, kp_stride, kg_stride, table_stride, FAR, KEY_GROWTH, CAPPED, SINKS, PRECISION,
+                LANES, k_stride, kp_stride, kg_stride, table_stride, FAR, KEY_GROWTH, CAPPED, SINKS, CAUSAL,
+                PRECISION,
             )  # fmt: skip
             near = -scale * tl.load(query + r[:, None] * q_stride + neuron[None, :], mask=inside, other=0.0).to(
                 tl.float32
@@ -240,7 +241,7 @@ def kernel(
                 key, key_plain, key_growth, cos, sin, valid, Scratch,
                 first, last, size, turned, length, window, scale, softcap,
                 k_stride, kp_stride, kg_stride, table_stride, KEYS, True, FAR, False, KEY_GROWTH, CAPPED, SINKS,
-                PRECISION,
+                CAUSAL, PRECISION,
             )  # fmt: skip
         tl.store(partial + LANES, importance)
         tl.debug_barrier()  # the sums of all threads are stored before the item is counted

@@ -24,7 +24,8 @@ VALUES = tl.constexpr(32)  # keys of a tile: with 64, registers spill on sm_90
 @triton.jit
 def softmax(
     q, log2_sink, rows, dims, Key, Valid, Means, first, last, size, length, window, scale, softcap, skew,
-    LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr, PRECISION: tl.constexpr,
+    LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the means of the keys under A, E_A[k'] (ROWS, LANES), in Means.
 
@@ -43,7 +44,7 @@ def softmax(
     for start in tl.range(first, last, VALUES):
         keys, _is_valid, raw, scores, visible = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
-            PRECISION,
+            CAUSAL, PRECISION,
         )  # fmt: skip
         scores = infinite_to_nan(scores, raw, visible)
         peak = tl.maximum(running_max, tl.max(scores, 0))
@@ -79,7 +80,7 @@ def key_means(
     first, last, size, turned, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr,
     TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the means under A of the parts of t for key neurons in Means, (ROWS, LANES) each.
 
@@ -94,7 +95,7 @@ def key_means(
     for start in tl.range(first, last, VALUES):
         keys, is_valid, raw, scores, _visible = score_tile(
             q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
-            PRECISION,
+            CAUSAL, PRECISION,
         )  # fmt: skip
         p = tl.exp2(scores - log2_keys[None, :])  # not A, which may be 0 for all keys beside a sink
         total += tl.sum(p, 0)

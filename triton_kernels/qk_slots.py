@@ -55,9 +55,10 @@ def scores_of(Slots, SINKS: tl.constexpr):
 
 
 @triton.jit
-def padded_span(length, window, KEYS: tl.constexpr):
+def padded_span(length, window, KEYS: tl.constexpr, CAUSAL: tl.constexpr):
     """Returns the largest number of keys that a tile of rows sees, rounded up to a multiple of KEYS."""
-    return tl.cdiv(tl.minimum(window + ROWS, length), KEYS) * KEYS
+    sides: tl.constexpr = 1 if CAUSAL else 2
+    return tl.cdiv(tl.minimum(sides * window + ROWS, length), KEYS) * KEYS
 
 
 @triton.jit
@@ -70,16 +71,17 @@ def scratch_size(span, CAPPED: tl.constexpr, SINKS: tl.constexpr):
     return ARRAYS * CELL + (3 if SINKS else 2) * ROWS + (2 if CAPPED else 1) * ROWS * span
 
 
-def scratch_of(length: int, window: int, keys: int, capped: bool, sinks: bool) -> int:
-    """Returns what `scratch_size` returns, on the host. keys: KEYS. window: number of keys that a query sees."""
-    span = triton.cdiv(min(window + ROWS.value, length), keys) * keys
+def scratch_of(length: int, window: int, keys: int, capped: bool, sinks: bool, causal: bool) -> int:
+    """Returns what `scratch_size` returns, on the host. keys: KEYS. window: keys that a query sees up to its own."""
+    sides = 1 if causal else 2
+    span = triton.cdiv(min(sides * window + ROWS.value, length), keys) * keys
     return ARRAYS.value * CELL.value + (2 + sinks + (1 + capped) * span) * ROWS.value
 
 
 @triton.jit
 def store_scores(
     q, rows, dims, Key, Valid, Scores, span, first, last, size, length, window, scale, softcap,
-    KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the attention scores of all rows, times log2(e), -inf where a key is hidden and NaN where one is infinite.
 
@@ -105,13 +107,15 @@ def store_scores(
         KEYS: keys of a tile.
         KEY_STRIDE: stride between keys.
         CAPPED: whether there is a soft cap.
+        CAUSAL: whether a row sees no keys after its own.
         PRECISION: that of `product`.
     """
     tl.debug_barrier()  # all threads have finished the previous item, whose scores are overwritten
     for start in tl.range(first, last, KEYS):
         _keys, _valid, raw, scores, visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
-        )
+            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, CAUSAL,
+            PRECISION,
+        )  # fmt: skip
         at = Scores + tl.arange(0, ROWS)[None, :] * span + tl.arange(0, KEYS)[:, None] + (start - first)
         tl.store(at, infinite_to_nan(scores, raw, visible))
         if CAPPED:
@@ -120,11 +124,12 @@ def store_scores(
 
 
 @triton.jit
-def _softmax(at, key_count, log2_sink, KEYS: tl.constexpr, SINKS: tl.constexpr):
-    """Returns log2 of the softmax's denominator and the number of keys that the row sees, (ROWS,) each.
+def _softmax(at, key_count, own_key, log2_sink, KEYS: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr):
+    """Returns log2 of the softmax's denominator, the number of keys that the row sees and that of those up to its own.
 
-    at: pointers to the attention scores of each row's first keys, (ROWS, KEYS). key_count: number of keys. log2_sink:
-    the sink's score times log2(e), used if SINKS.
+    Each is (ROWS,). at: pointers to the attention scores of each row's first keys, (ROWS, KEYS). key_count: number of
+    keys. own_key: (ROWS,), the row's own key, used unless CAUSAL. log2_sink: the sink's score times log2(e), used if
+    SINKS.
     """
     row_max = tl.full((ROWS, KEYS), -float("inf"), tl.float32)
     for column in tl.range(0, key_count, KEYS):
@@ -133,14 +138,23 @@ def _softmax(at, key_count, log2_sink, KEYS: tl.constexpr, SINKS: tl.constexpr):
     base = tl.where(row_max == -float("inf"), 0.0, row_max)
     total = tl.zeros((ROWS, KEYS), tl.float32)
     counts = tl.zeros((ROWS, KEYS), tl.int32)
+    if not CAUSAL:
+        up_to_own = tl.zeros((ROWS, KEYS), tl.int32)
     for column in tl.range(0, key_count, KEYS):
         scores = tl.load(at + column)
         total += tl.exp2(scores - base[:, None])
         counts += (scores != -float("inf")).to(tl.int32)
+        if not CAUSAL:
+            is_up_to_own = (column + tl.arange(0, KEYS))[None, :] <= own_key[:, None]
+            up_to_own += ((scores != -float("inf")) & is_up_to_own).to(tl.int32)
     log2_sum = base + tl.log2(tl.sum(total, 1))
     if SINKS:
         log2_sum = log2_add(log2_sum, log2_sink)
-    return log2_sum, tl.sum(counts, 1)
+    counts = tl.sum(counts, 1)
+    numbers = counts
+    if not CAUSAL:
+        numbers = tl.sum(up_to_own, 1)
+    return log2_sum, counts, numbers
 
 
 @triton.jit
@@ -172,6 +186,7 @@ def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
 def choose(
     Scores, Slots, span, rows, first, last, softcap, log2_sink,
     KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
+    CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Chooses the keys of each row and fills the arrays of Slots. Returns the largest number of keys that a row sees.
 
@@ -190,12 +205,13 @@ def choose(
         WITH_SCORES: whether to fill the array of attention scores before the cap.
         CAPPED: whether there is a soft cap.
         SINKS: whether there is a sink. `sink_logs` then points to log2 of its probabilities.
+        CAUSAL: whether a row sees no keys after its own.
     """
     r, slot = tl.arange(0, ROWS), tl.arange(0, SLOTS)
     key_count = last - first
     row_of = Scores + r * span
     at = row_of[:, None] + tl.arange(0, KEYS)[None, :]
-    log2_sum, counts = _softmax(at, key_count, log2_sink, KEYS, SINKS)
+    log2_sum, counts, numbers = _softmax(at, key_count, rows - first, log2_sink, KEYS, SINKS, CAUSAL)
     limit = tl.where(counts <= SLOTS, -float("inf"), _lowest_threshold(at, key_count, log2_sum, KEYS))
     certain_count = tl.zeros((ROWS, KEYS), tl.int32)
     mass = tl.zeros((ROWS, KEYS), tl.float32)
@@ -208,7 +224,7 @@ def choose(
     draws = tl.where(mass >= SMALLEST_MASS, (SLOTS - certain_count) // 2 * 2, 0)
     per_mass = 1.0 / tl.where(draws > 0, mass, 1.0)
     units = tl.where(draws > 0, (draws * UNIT).to(tl.float32), 0.0)
-    offset = ((counts.to(tl.uint32) * GOLDEN_FRACTION) >> (32 - UNIT_BITS)).to(tl.int32)
+    offset = ((numbers.to(tl.uint32) * GOLDEN_FRACTION) >> (32 - UNIT_BITS)).to(tl.int32)
 
     spot = Slots + r[:, None] * SLOTS + slot[None, :]
     tl.store(as_integers(spot), tl.full((ROWS, SLOTS), -1, tl.int32))

@@ -135,7 +135,7 @@ def capped_change(t, below, above, cut, softcap):
 @triton.jit
 def score_tile(
     q, Key, Valid, start, rows, dims, size, length, window, scale, softcap,
-    COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Computes the attention scores of COUNT keys from `start` on, times log2(e).
 
@@ -157,6 +157,7 @@ def score_tile(
         COUNT: number of keys.
         KEY_STRIDE: stride between keys.
         CAPPED: whether there is a soft cap.
+        CAUSAL: whether a row sees no keys after its own. Otherwise the window is the distance that it does not reach.
         PRECISION: that of `product`.
     """
     c = tl.arange(0, COUNT)
@@ -165,7 +166,10 @@ def score_tile(
     at = Key + to_int64(start) * KEY_STRIDE + c[:, None] * KEY_STRIDE + dims[None, :]
     keys = tl.load(at, mask=valid[:, None] & (dims < size)[None, :], other=0.0)
     raw = product(keys, q, PRECISION) * scale
-    visible = valid[:, None] & (j[:, None] <= rows[None, :]) & (rows[None, :] - j[:, None] < window)
+    if CAUSAL:
+        visible = valid[:, None] & (j[:, None] <= rows[None, :]) & (rows[None, :] - j[:, None] < window)
+    else:
+        visible = valid[:, None] & (tl.abs(rows[None, :] - j[:, None]) < window)
     scores = raw
     if CAPPED:
         scores = _capped(raw, softcap)
@@ -179,7 +183,7 @@ def sweep(
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
     KEYS: tl.constexpr, MODE: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr,
-    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns three sums over the keys [first, last), (ROWS, LANES) each.
 
@@ -206,8 +210,9 @@ def sweep(
         m += -float("inf")
     for start in tl.range(first, last, KEYS):
         _keys, valid, raw, scores, _visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
-        )
+            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, CAUSAL,
+            PRECISION,
+        )  # fmt: skip
         log2_a = scores - log2_sum[None, :]
         tl.debug_barrier()  # all threads have read the previous tile
         if MODE == POWER:

@@ -57,6 +57,7 @@ def variants(workload: Workload) -> dict[str, tuple[int, torch.dtype, Callable[[
         f"heads of {usual}, soft cap": (usual, DTYPE, _with_softcap),
         f"heads of {usual}, float16": (usual, torch.float16, _unchanged),
         f"heads of {usual}, sinks": (usual, DTYPE, _with_sinks),
+        f"heads of {usual}, both sides": (usual, DTYPE, _both_sides),
     }
 
 
@@ -78,6 +79,10 @@ def _with_softcap(problem: QKProblem) -> QKProblem:
 
 def _with_sinks(problem: QKProblem) -> QKProblem:
     return problem._replace(sinks=torch.zeros_like(problem.q[0, :, 0, 0]))
+
+
+def _both_sides(problem: QKProblem) -> QKProblem:
+    return problem._replace(causal=False)
 
 
 def _case(name: str, workload: Workload, documents: int, device: torch.device) -> Case:

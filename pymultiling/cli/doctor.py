@@ -166,8 +166,7 @@ def _without_kernel(decoder: Decoder) -> dict[str, str]:
     reason = OPERATORS["qk_importance"].kernels["triton"].unsupported(problem)
     if reason is None:
         return {}
-    kind = "of the encoder, to tokens on both sides" if family.is_pair else "to tokens on both sides"
-    return {"attention": f"{kind}; q and k run on plain PyTorch on a GPU (triton: {reason})"}
+    return {"attention": f"q and k run on plain PyTorch on a GPU (triton: {reason})"}
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:

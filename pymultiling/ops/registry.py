@@ -127,8 +127,6 @@ def _too_many_neighbors(points: Tensor, k: int, metric: Metric) -> str | None:
 
 def _unsupported_by_triton(problem: QKProblem) -> str | None:
     """Returns why the Triton kernels do not support the arguments, or None if they do."""
-    if not problem.causal:
-        return "its kernel does not support attention to later tokens"
     return None if problem.bias is None else "its kernel does not support biases of the attention scores"
 
 

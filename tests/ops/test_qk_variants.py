@@ -36,7 +36,7 @@ def name_of(case, dtype):
     """Returns the name of a test."""
     kind = "after the rotation" if not case.before else f"rotation {case.rotation}"
     further = f"{', norm' * case.norm}{', soft cap' if case.softcap else ''}{', sinks' if case.sinks else ''}"
-    return f"{case.size}, {str(dtype).removeprefix('torch.')}, {kind}{further}"
+    return f"{case.size}, {str(dtype).removeprefix('torch.')}, {kind}{further}{', both sides' * (not case.causal)}"
 
 
 def cases():
@@ -48,6 +48,7 @@ def cases():
         case = Case(batch=1, kv_heads=1, length=70, size=size, float32_tables=n % 2 == 1, **kind)
         yield replace(case, window=window, padding=padding, query_factor=factor, group=group), dtype
     yield from SINKS
+    yield from BOTH_SIDES
 
 
 # As in gpt-oss, and with each dtype, site and kind of change.
@@ -57,6 +58,12 @@ SINKS = (
     (Case(batch=1, kv_heads=1, length=70, size=16, sinks=SINK_SCORES, norm=True, softcap=2.0), torch.float32),
     (Case(batch=1, kv_heads=1, length=70, size=128, sinks=SINK_SCORES, before=False, query_factor=30), torch.float16),
 )
+BOTH_SIDES = (
+    (Case(batch=1, kv_heads=1, length=70, size=64, causal=False, window=18, padding="some"), torch.bfloat16),
+    (Case(batch=1, kv_heads=1, length=70, size=32, causal=False, rotation=None, padding="right"), torch.float32),
+    (Case(batch=1, kv_heads=1, length=70, size=16, causal=False, norm=True, softcap=2.0), torch.float16),
+)
+
 
 CASES = {name_of(*x): x for x in cases()}
 on_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)

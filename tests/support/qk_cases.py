@@ -207,9 +207,9 @@ def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
 
 
 def supported(case: Case, backend: str) -> Case:
-    """Returns the case. Skips the test if the backend's kernels do not take its biases or its attention."""
-    if backend == "triton" and (case.bias is not None or not case.causal):
-        pytest.skip("Triton's kernels take causal attention without biases")
+    """Returns the case. Skips the test if the backend's kernels do not take its biases."""
+    if backend == "triton" and case.bias is not None:
+        pytest.skip("Triton's kernels take no biases")
     return case
 
 
@@ -226,13 +226,11 @@ def share_kernels(case: Case, backend: str) -> Case:
 def limit_kernels(case: Case, backend: str) -> Case:
     """Returns the case, or for compiled Triton kernels one of the same width for all cases, without norm and soft cap.
 
-    There each width, norm, soft cap and sink needs another kernel. They have their own tests. Triton's kernels take
-    causal attention.
+    There each width, norm, soft cap, sink and direction needs another kernel. They have their own tests.
     """
-    case = replace(case, causal=True) if backend == "triton" else case
     if backend != "triton" or is_interpreted(backend):
         return case
-    return replace(case, size=16, norm=False, softcap=None, sinks=None)
+    return replace(case, size=16, norm=False, softcap=None, sinks=None, causal=True)
 
 
 # Cases whose attention scores or changes are far from 1, or whose shapes are unusual.

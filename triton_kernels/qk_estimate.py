@@ -155,18 +155,18 @@ def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,
     QueryGrowth, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGrowth, kg_batch, kg_head, kg_stride: tl.constexpr,
-    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Sinks, Scratch, Partial, Counters,
+    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Sinks, Bias, bias_batch, Scratch, Partial, Counters,
     QueryOut, KeyOut, QueryError, KeyError,
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
     QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     neuron = dims + skew  # see qk_importance.py
     partner, sign = pair(neuron, turned, INTERLEAVED)
     span = padded_span(length, window, KEYS, CAUSAL)
-    Slots = Scratch + to_int64(tl.program_id(0)) * scratch_size(span, CAPPED, SINKS)
+    Slots = Scratch + to_int64(tl.program_id(0)) * scratch_size(span, CAPPED, SINKS, BIASED)
     Scores = scores_of(Slots, SINKS)
     scale = scale * LOG2_E
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0), disable_licm=True):
@@ -174,18 +174,21 @@ def kernel(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
             KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid, CAUSAL,
         )  # fmt: skip
+        bias = Bias
+        if BIASED:
+            bias += to_int64(b) * bias_batch + to_int64(h) * length * length
         query = Query + to_int64(b) * q_batch + to_int64(h) * q_head
         query_plain = QueryPlain + to_int64(b) * qp_batch + to_int64(h) * qp_head
         query_growth = QueryGrowth + to_int64(b) * qg_batch + to_int64(h) * qg_head
         q_at = query + to_int64(tile) * ROWS * q_stride + r[None, :] * q_stride + dims[:, None]
         q = tl.load(q_at, mask=is_valid[None, :] & (dims < size)[:, None], other=0.0)
         store_scores(
-            q, rows, dims, key, valid, Scores, span, first, last, size, length, window, scale, softcap,
-            KEYS, k_stride, CAPPED, CAUSAL, PRECISION,
+            q, rows, dims, key, valid, bias, Scores, span, first, last, size, length, window, scale, softcap,
+            KEYS, k_stride, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         key_count = choose(
             Scores, Slots, span, rows, first, last, softcap, log2_sink_of(Sinks, h, SINKS),
-            KEYS, QUERY_GROWTH or KEY_GROWTH, CAPPED, SINKS, CAUSAL,
+            KEYS, QUERY_GROWTH or KEY_GROWTH, CAPPED, SINKS, CAUSAL, BIASED,
         )  # fmt: skip
         count = tl.where(last > first, tl.minimum(ROWS, length - tile * ROWS), 0)
         if key_count <= SLOTS:
@@ -268,7 +271,9 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     def scratch_floats(constants: dict[str, object]) -> int:
         keys = heads.max_visible_keys(problem.window)
-        return scratch_of(heads.length, keys, *(constants[name] for name in ("KEYS", "CAPPED", "SINKS", "CAUSAL")))
+        return scratch_of(
+            heads.length, keys, *(constants[name] for name in ("KEYS", "CAPPED", "SINKS", "CAUSAL", "BIASED"))
+        )
 
     heads.launch("qk_estimate", kernel, scratch_floats, 4, results, problem)
     return results

@@ -32,7 +32,7 @@ REGISTERS = 2048
 
 # Arguments that change from call to call. If the kernels were specialised for their values, each would take ten seconds
 # to compile.
-PER_CALL = ["items", "tiles", "heads", "group", "length", "window", "skew"]
+PER_CALL = ["items", "tiles", "heads", "group", "length", "window", "skew", "bias_batch"]
 
 
 @triton.jit
@@ -105,10 +105,12 @@ class Heads:
         size: dimensions of a head.
         turned: number of dimensions that are rotated.
         warp: threads of a warp.
-        tensors: the first arguments of the kernels, from Query to Sinks: tensors and their strides. Sinks may be None.
+        tensors: the first arguments of the kernels, from Query to bias_batch: tensors and their strides. Sinks, Bias
+            and bias_batch may be None.
         flags: {constant of the kernels: its value}. PLAIN, QUERY_GROWTH and KEY_GROWTH: whether q_plain, q_growth and
             k_growth are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
-            SINKS: whether heads have sinks. CAUSAL: whether a query sees no keys after its own.
+            SINKS: whether heads have sinks. CAUSAL: whether a query sees no keys after its own. BIASED: whether biases
+            are added to the scores.
     """
 
     batch: int
@@ -150,6 +152,8 @@ class Heads:
             valid.contiguous().view(torch.uint8),
             None if problem.sinks is None else problem.sinks.float().contiguous(),
         ]
+        bias = None if problem.bias is None else problem.bias.float().contiguous()
+        tensors += [bias, None if bias is None else bias.stride(0) if len(bias) > 1 else 0]
         flags = {
             "PLAIN": q_plain is not None,
             "FAR": rotates,
@@ -157,6 +161,7 @@ class Heads:
             "KEY_GROWTH": k_growth is not None,
             "SINKS": problem.sinks is not None,
             "CAUSAL": problem.causal,
+            "BIASED": problem.bias is not None,
         }
         batch, heads, length, size = q.shape
         return cls(batch, heads, k.shape[1], length, size, turned, warp_size(q), tensors, flags)
@@ -267,8 +272,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
     """Yields variants of an operator's kernel for head sizes, dtypes and kinds of attention. warp: threads of a warp.
 
     Tensors have the strides of (B, l, heads, d), with 32 query heads and 8 key heads. The kinds are "pre" (neurons are
-    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head), "cap" (a soft cap), "sinks"
-    and "both sides" (a query sees keys after its own).
+    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head), "cap" (a soft cap), "sinks",
+    "both sides" (a query sees keys after its own) and "biases" of the scores.
     """
     for dtype, size, kind in (
         *((torch.bfloat16, size, "pre") for size in (32, 64, 128, 256)),
@@ -281,11 +286,14 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
         (torch.bfloat16, 128, "sinks"),
         (torch.bfloat16, 64, "both sides"),
         (torch.bfloat16, 64, "no rotation, both sides"),
+        (torch.bfloat16, 64, "no rotation, both sides, biases"),
     ):
         constants, options = settings(operator, dtype, size, warp)
         normed = "norm" in kind
         plain = "*fp32" if normed else POINTERS[dtype]
-        rotates, with_sinks = kind != "post" and "no rotation" not in kind, "sinks" in kind
+        rotates = kind != "post" and "no rotation" not in kind
+        with_sinks, biased = "sinks" in kind, "biases" in kind
+        absent = (*(() if with_sinks else ("Sinks",)), *(() if biased else ("Bias", "bias_batch")))
         yield Variant.of(
             operator,
             f"{short_name(dtype)}, d = {size}, {kind}",
@@ -296,7 +304,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 **dict.fromkeys(("QueryGrowth", "KeyGrowth", "Scratch", "Partial"), "*fp32"),
                 **dict.fromkeys((name for name in kernel.arg_names if name.endswith(("Out", "Error"))), "*fp32"),
                 "Valid": "*u8",
-                **({"Sinks": "*fp32"} if with_sinks else {}),
+                **dict.fromkeys((name for name in ("Sinks", "Bias") if name not in absent), "*fp32"),
                 "Counters": "*i32",
                 "scale": "fp32",
                 "softcap": "fp32",
@@ -313,11 +321,12 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 "CAPPED": "cap" in kind,
                 "SINKS": with_sinks,
                 "CAUSAL": "both sides" not in kind,
-                **({} if with_sinks else {"Sinks": None}),
+                "BIASED": biased,
+                **dict.fromkeys(absent),
                 **constants,
             },
             divisible=(
-                *(name for name in kernel.arg_names if name.endswith(("_batch", "_head"))),
+                *(x for x in kernel.arg_names if x.endswith(("_batch", "_head")) and x not in PER_CALL),
                 "size",
                 "turned",
             ),

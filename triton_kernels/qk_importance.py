@@ -77,11 +77,12 @@ def _squared_change(m, b0, b1, b2):
 @triton.jit
 def _site_importance(
     near, far, grow, shift, q, log2_sum, log2_sink, squares, key_counts, rows, dims, neuron, partner, sign,
-    Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+    Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
     KEYS: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr,
-    CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr,
+    BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns the sum of the rows' importance for each query neuron, or for each key neuron if OF_KEYS, (LANES,).
 
@@ -100,10 +101,10 @@ def _site_importance(
     while sweeps_left > 0:
         m, b1, b2 = sweep(
             near, far, grow, shift, shift, shift, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            POWER, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, PRECISION,
+            POWER, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         is_compared = is_counted
         if SINKS:
@@ -124,10 +125,10 @@ def _site_importance(
     if tl.max(tl.max(needs_logs.to(tl.int32), 1), 0) == 1:
         peak, log2_total, b2 = sweep(
             near, far, grow, shift, shift, shift, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, PRECISION,
+            ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         if SINKS:
             log2_a_sink = (log2_sink - log2_sum)[:, None]
@@ -136,10 +137,10 @@ def _site_importance(
             log2_total = tl.log2(tl.exp2(key_peak - peak + log2_total) + tl.exp2(sink_peak - peak))
         m, b1, b2 = sweep(
             near, far, grow, shift, peak, log2_total, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, PRECISION,
+            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         if SINKS:
             exponent = log2_a_sink + shift - peak - log2_total
@@ -153,11 +154,12 @@ def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,
     QueryGrowth, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGrowth, kg_batch, kg_head, kg_stride: tl.constexpr,
-    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Sinks, Scratch, Partial, Counters, QueryOut, KeyOut,
+    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Sinks, Bias, bias_batch,
+    Scratch, Partial, Counters, QueryOut, KeyOut,
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
     QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     # skew is 0, but the compiler does not know it. So it loads tensors (ROWS, LANES) number by number, not as vectors,
@@ -180,9 +182,12 @@ def kernel(
         q_at = query + r[None, :] * q_stride + dims[:, None]
         q = tl.load(q_at, mask=is_valid[None, :] & (dims < size)[:, None], other=0.0)
         log2_sink = log2_sink_of(Sinks, h, SINKS)
+        bias = Bias
+        if BIASED:
+            bias += to_int64(b) * bias_batch + to_int64(h) * length * length
         log2_sum, log2_keys, squares, key_counts, mean_score = softmax(
-            q, log2_sink, rows, dims, key, valid, means, first, last, size, length, window, scale, softcap, skew,
-            LANES, k_stride, CAPPED, SINKS, CAUSAL, PRECISION,
+            q, log2_sink, rows, dims, key, valid, bias, means, first, last, size, length, window, scale, softcap, skew,
+            LANES, k_stride, CAPPED, SINKS, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         key_counts = tl.where(is_valid, key_counts, -1)[:, None]
         squares, mean_score = squares[:, None], mean_score[:, None]
@@ -210,19 +215,19 @@ def kernel(
             shift -= grow * mean_score
         importance = _site_importance(
             near, far, grow, shift, q, log2_sum, log2_sink, squares, key_counts, rows, dims, neuron, partner, sign,
-            key, key_plain, key_growth, cos, sin, valid, Scratch,
+            key, key_plain, key_growth, cos, sin, valid, bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             k_stride, kp_stride, kg_stride, table_stride, KEYS, False, FAR, QUERY_GROWTH, False, CAPPED, SINKS,
-            CAUSAL, PRECISION,
+            CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         partial = Partial + to_int64((b * heads + h) * tiles + tile) * (2 * LANES) + neuron
         tl.store(partial, importance)
         if PLAIN:
             key_means(
-                q, log2_sum, log2_keys, rows, dims, dims_sign, key, key_plain, key_growth, cos, sin, valid, means,
+                q, log2_sum, log2_keys, rows, dims, dims_sign, key, key_plain, key_growth, cos, sin, valid, bias, means,
                 first, last, size, turned, length, window, scale, softcap, skew,
                 LANES, k_stride, kp_stride, kg_stride, table_stride, FAR, KEY_GROWTH, CAPPED, SINKS, CAUSAL,
-                PRECISION,
+                BIASED, PRECISION,
             )  # fmt: skip
             near = -scale * tl.load(query + r[:, None] * q_stride + neuron[None, :], mask=inside, other=0.0).to(
                 tl.float32
@@ -238,10 +243,10 @@ def kernel(
                 shift -= tl.load(mean_neuron + 2 * ROWS * LANES)
             importance = _site_importance(
                 near, far, near, shift, q, log2_sum, log2_sink, squares, key_counts, rows, dims, neuron, partner, sign,
-                key, key_plain, key_growth, cos, sin, valid, Scratch,
+                key, key_plain, key_growth, cos, sin, valid, bias, Scratch,
                 first, last, size, turned, length, window, scale, softcap,
                 k_stride, kp_stride, kg_stride, table_stride, KEYS, True, FAR, False, KEY_GROWTH, CAPPED, SINKS,
-                CAUSAL, PRECISION,
+                CAUSAL, BIASED, PRECISION,
             )  # fmt: skip
         tl.store(partial + LANES, importance)
         tl.debug_barrier()  # the sums of all threads are stored before the item is counted

@@ -23,9 +23,9 @@ VALUES = tl.constexpr(32)  # keys of a tile: with 64, registers spill on sm_90
 
 @triton.jit
 def softmax(
-    q, log2_sink, rows, dims, Key, Valid, Means, first, last, size, length, window, scale, softcap, skew,
+    q, log2_sink, rows, dims, Key, Valid, Bias, Means, first, last, size, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the means of the keys under A, E_A[k'] (ROWS, LANES), in Means.
 
@@ -43,8 +43,8 @@ def softmax(
     mean = tl.zeros((ROWS, LANES), tl.float32)
     for start in tl.range(first, last, VALUES):
         keys, _is_valid, raw, scores, visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
-            CAUSAL, PRECISION,
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
+            CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         scores = infinite_to_nan(scores, raw, visible)
         peak = tl.maximum(running_max, tl.max(scores, 0))
@@ -76,11 +76,11 @@ def softmax(
 
 @triton.jit
 def key_means(
-    q, log2_sum, log2_keys, rows, dims, sign, Key, Plain, Growth, Cos, Sin, Valid, Means,
+    q, log2_sum, log2_keys, rows, dims, sign, Key, Plain, Growth, Cos, Sin, Valid, Bias, Means,
     first, last, size, turned, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr,
     TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the means under A of the parts of t for key neurons in Means, (ROWS, LANES) each.
 
@@ -94,8 +94,8 @@ def key_means(
     total = tl.zeros((ROWS,), tl.float32)
     for start in tl.range(first, last, VALUES):
         keys, is_valid, raw, scores, _visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
-            CAUSAL, PRECISION,
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
+            CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         p = tl.exp2(scores - log2_keys[None, :])  # not A, which may be 0 for all keys beside a sink
         total += tl.sum(p, 0)

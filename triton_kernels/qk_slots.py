@@ -62,26 +62,27 @@ def padded_span(length, window, KEYS: tl.constexpr, CAUSAL: tl.constexpr):
 
 
 @triton.jit
-def scratch_size(span, CAPPED: tl.constexpr, SINKS: tl.constexpr):
+def scratch_size(span, CAPPED: tl.constexpr, SINKS: tl.constexpr, BIASED: tl.constexpr):
     """Returns the number of floats of a program's scratch memory.
 
     It contains the arrays of slots, the square sums, with sinks log2 of their probabilities, and the attention scores,
-    with a soft cap also those before it.
+    with a soft cap or biases also those before them.
     """
-    return ARRAYS * CELL + (3 if SINKS else 2) * ROWS + (2 if CAPPED else 1) * ROWS * span
+    return ARRAYS * CELL + (3 if SINKS else 2) * ROWS + (2 if CAPPED or BIASED else 1) * ROWS * span
 
 
-def scratch_of(length: int, window: int, keys: int, capped: bool, sinks: bool, causal: bool) -> int:
+def scratch_of(length: int, window: int, keys: int, capped: bool, sinks: bool, causal: bool, biased: bool) -> int:
     """Returns what `scratch_size` returns, on the host. keys: KEYS. window: keys that a query sees up to its own."""
     sides = 1 if causal else 2
     span = triton.cdiv(min(sides * window + ROWS.value, length), keys) * keys
-    return ARRAYS.value * CELL.value + (2 + sinks + (1 + capped) * span) * ROWS.value
+    return ARRAYS.value * CELL.value + (2 + sinks + (1 + (capped or biased)) * span) * ROWS.value
 
 
 @triton.jit
 def store_scores(
-    q, rows, dims, Key, Valid, Scores, span, first, last, size, length, window, scale, softcap,
-    KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    q, rows, dims, Key, Valid, Bias, Scores, span, first, last, size, length, window, scale, softcap,
+    KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the attention scores of all rows, times log2(e), -inf where a key is hidden and NaN where one is infinite.
 
@@ -94,8 +95,9 @@ def store_scores(
         dims: (LANES,), indices of the dimensions.
         Key: pointer to the keys of the head.
         Valid: pointer to the document's valid.
-        Scores: pointer to the result (ROWS, span). If CAPPED, it has the scores after the soft cap, and a second array
-            (ROWS, span) behind it has those before the cap, which are not -inf where a key is hidden.
+        Bias: pointer to the biases of the head's scores (length, length), used if BIASED.
+        Scores: pointer to the result (ROWS, span). If CAPPED or BIASED, it has the scores after the cap or with the
+            biases, and a second array (ROWS, span) behind it those before, which are not -inf where a key is hidden.
         span: distance between the rows of Scores, from `padded_span`.
         first: the first key that the rows see.
         last: the end of the keys that the rows see.
@@ -108,17 +110,18 @@ def store_scores(
         KEY_STRIDE: stride between keys.
         CAPPED: whether there is a soft cap.
         CAUSAL: whether a row sees no keys after its own.
+        BIASED: whether there are biases. There is no soft cap then.
         PRECISION: that of `product`.
     """
     tl.debug_barrier()  # all threads have finished the previous item, whose scores are overwritten
     for start in tl.range(first, last, KEYS):
         _keys, _valid, raw, scores, visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, CAUSAL,
-            PRECISION,
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap,
+            KEYS, KEY_STRIDE, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         at = Scores + tl.arange(0, ROWS)[None, :] * span + tl.arange(0, KEYS)[:, None] + (start - first)
         tl.store(at, infinite_to_nan(scores, raw, visible))
-        if CAPPED:
+        if CAPPED or BIASED:
             tl.store(at + ROWS * span, raw)
     tl.debug_barrier()  # the scores of all threads are stored, for threads that read other rows and keys
 
@@ -186,7 +189,7 @@ def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
 def choose(
     Scores, Slots, span, rows, first, last, softcap, log2_sink,
     KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
-    CAUSAL: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr,
 ):  # fmt: skip
     """Chooses the keys of each row and fills the arrays of Slots. Returns the largest number of keys that a row sees.
 
@@ -202,10 +205,11 @@ def choose(
         softcap: soft cap of the attention scores, used if CAPPED.
         log2_sink: the sink's score times log2(e), used if SINKS.
         KEYS: keys of a tile.
-        WITH_SCORES: whether to fill the array of attention scores before the cap.
+        WITH_SCORES: whether to fill the array of attention scores before the cap and without biases.
         CAPPED: whether there is a soft cap.
         SINKS: whether there is a sink. `sink_logs` then points to log2 of its probabilities.
         CAUSAL: whether a row sees no keys after its own.
+        BIASED: whether the attention scores have biases.
     """
     r, slot = tl.arange(0, ROWS), tl.arange(0, SLOTS)
     key_count = last - first
@@ -278,8 +282,9 @@ def choose(
         tl.store(sink_logs(Slots) + r, log2_sink - log2_sum)
     if WITH_SCORES or CAPPED:
         raw = scores
-        if CAPPED:
+        if CAPPED or BIASED:
             raw = tl.load(at + ROWS * span)
+        if CAPPED:
             below, above, cut = cap_parts(raw, softcap)
             tl.store(spot + BELOW * CELL, below)
             tl.store(spot + ABOVE * CELL, above)

@@ -134,18 +134,21 @@ def capped_change(t, below, above, cut, softcap):
 
 @triton.jit
 def score_tile(
-    q, Key, Valid, start, rows, dims, size, length, window, scale, softcap,
-    COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap,
+    COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Computes the attention scores of COUNT keys from `start` on, times log2(e).
 
     Returns the keys (COUNT, LANES), which of them are valid (COUNT,), their attention scores before and after the soft
-    cap, and which of them the rows see, (COUNT, ROWS) each. Scores after the cap are -inf where a key is hidden.
+    cap, and which of them the rows see, (COUNT, ROWS) each. Scores after the cap are -inf where a key is hidden. Biases
+    are added to the scores after the cap alone, where an infinite bias makes NaN.
 
     Args:
         q: (LANES, ROWS), the queries.
         Key: pointer to the keys of the head.
         Valid: pointer to the document's valid.
+        Bias: pointer to the biases of the head's scores (length, length), used if BIASED.
         start: the first key.
         rows: (ROWS,), positions of the queries.
         dims: (LANES,), indices of the dimensions.
@@ -158,6 +161,7 @@ def score_tile(
         KEY_STRIDE: stride between keys.
         CAPPED: whether there is a soft cap.
         CAUSAL: whether a row sees no keys after its own. Otherwise the window is the distance that it does not reach.
+        BIASED: whether there are biases. There is no soft cap then.
         PRECISION: that of `product`.
     """
     c = tl.arange(0, COUNT)
@@ -173,17 +177,22 @@ def score_tile(
     scores = raw
     if CAPPED:
         scores = _capped(raw, softcap)
+    if BIASED:
+        bias = Bias + rows.to(tl.int64)[None, :] * length + j[:, None]
+        bias = tl.load(bias, mask=visible & (rows < length)[None, :], other=0.0)
+        scores += LOG2_E * bias + 0.0 * bias
     return keys, valid, raw, tl.where(visible, scores, -float("inf")), visible
 
 
 @triton.jit
 def sweep(
     near, far, grow, shift, peak, log2_total, q, log2_sum, rows, dims, neuron, partner, sign,
-    Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+    Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
     KEYS: tl.constexpr, MODE: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr,
-    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns three sums over the keys [first, last), (ROWS, LANES) each.
 
@@ -210,8 +219,8 @@ def sweep(
         m += -float("inf")
     for start in tl.range(first, last, KEYS):
         _keys, valid, raw, scores, _visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, CAUSAL,
-            PRECISION,
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap,
+            KEYS, KEY_STRIDE, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         log2_a = scores - log2_sum[None, :]
         tl.debug_barrier()  # all threads have read the previous tile

@@ -97,7 +97,7 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         widths["k"] += f": {own:,} of each head, then {shared:,} rotated ones that all heads share"
         widths["latent vectors"] = f"keys and values come from one of size {latent:,}; what gives it has no neurons"
     family = f"{model.config.model_type} ({type(model).__name__})"
-    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_without_kernel(decoder)}
+    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}
     print(_table(rows, indent="  "))
     if len(decoder.attention_layers) < len(decoder.layers):
         print(_without_attention(decoder))
@@ -145,28 +145,6 @@ def _remarks(decoder: Decoder) -> list[str]:
         f"The importance of {site} is not measured, and zero in results: {reason}. Its neurons can be deactivated."
         for site, reason in unmeasured.items()
     ]
-
-
-def _without_kernel(decoder: Decoder) -> dict[str, str]:
-    """Returns {"attention": why no kernel for q and k runs on a GPU}, or nothing where the Triton kernel runs."""
-    import torch
-
-    from pymultiling.mathematics.qk_problem import QKProblem
-    from pymultiling.ops.registry import OPERATORS
-
-    family = decoder.family
-    layer = next(iter(decoder.attention_layers.values()))
-    q = torch.empty(1, layer.heads, 1, layer.head_size, dtype=torch.bfloat16, device="meta")
-    valid = torch.ones(1, 1, dtype=torch.bool, device="meta")
-    sinks = None if family.sinks is None else q[0, :, 0, 0]
-    bias = None if family.position_bias is None else q[..., :1]
-    problem = QKProblem(
-        q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, sinks, family.causal, bias
-    )
-    reason = OPERATORS["qk_importance"].kernels["triton"].unsupported(problem)
-    if reason is None:
-        return {}
-    return {"attention": f"q and k run on plain PyTorch on a GPU (triton: {reason})"}
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:

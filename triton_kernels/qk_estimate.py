@@ -4,12 +4,13 @@ A row is a query. Its certain keys have the weight w = A: these are the keys wit
 0.07 2^-m, m < THRESHOLDS, that at most MAX_CERTAIN keys pass (0.07 if there is none). Let M be the sum of A of the
 other keys, and R = SLOTS - (number of certain keys), rounded down to even. R keys are drawn systematically with
 probability proportional to A: draw r selects the key at which the running sum of A passes (r + o) M / R, where o is the
-fractional part of 0.618... times the number of keys. Each draw adds M / R to the weight of its key. Let y be the change
-of the attention scores without neuron n, v = e^(y - c) for any c, and
+fractional part of 0.618... times the number of keys up to the row's own. Each draw adds M / R to the weight of its key.
+Let y be the change of the attention scores without neuron n, v = e^(y - c) for any c, and
 
     f = sum_j w A (v / Z - 1)^2,  Z = sum_j w v,    importance[n] = sum_i f,    error^2 = sum_i ((f_a - f_b) / 2)^2
 
-where f_a and f_b come from the even and the odd draws alone. Rows of up to SLOTS keys are exact.
+where f_a and f_b come from the even and the odd draws alone. Rows of up to SLOTS keys are exact. An attention sink with
+the probability a adds a e^-c to Z.
 
 q, q_plain, q_growth (B, H, l, d); k, k_plain, k_growth (B, K, l, d); cos, sin (B or 1, l, r). The results are float32:
 the importance (B, H d) and (B, K d), and the errors in the same shapes.
@@ -34,6 +35,7 @@ from pymultiling.triton_kernels.qk_heads import (
     PER_CALL,
     Heads,
     item_of,
+    log2_sink_of,
     pair,
     variants_of,
 )
@@ -52,6 +54,7 @@ from pymultiling.triton_kernels.qk_slots import (
     as_integers,
     choose,
     padded_span,
+    scores_of,
     scratch_of,
     scratch_size,
     square_sums,
@@ -74,7 +77,7 @@ def _sum_rows(
     q_stride: tl.constexpr, qp_stride: tl.constexpr, qg_stride: tl.constexpr, k_stride: tl.constexpr,
     kp_stride: tl.constexpr, kg_stride: tl.constexpr, table_stride: tl.constexpr,
     PLAIN: tl.constexpr, FAR: tl.constexpr, QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr,
-    FORMULA: tl.constexpr,
+    SINKS: tl.constexpr, FORMULA: tl.constexpr,
 ):  # fmt: skip
     """Returns sums over a tile's rows, (LANES,) each, and the largest |t|.
 
@@ -120,7 +123,7 @@ def _sum_rows(
             t += far[None, :] * tl.load(key_partner[None, :] + j * k_stride).to(tl.float32)
         if QUERY_GROWTH:
             t += growth[None, :] * tl.load(slot + RAW * CELL)[:, None]
-        importance, error, largest = change(t, slot, squares, softcap, CAPPED, FORMULA)
+        importance, error, largest = change(t, slot, squares, softcap, CAPPED, SINKS, FORMULA)
         query_sum += tl.where(is_counted, importance, 0.0)
         query_error += tl.where(is_counted, error, 0.0)
         reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
@@ -140,7 +143,7 @@ def _sum_rows(
                 t = x * q_neuron[None, :]
             if KEY_GROWTH:
                 t += growth * tl.load(slot + RAW * CELL)[:, None]
-            importance, error, largest = change(t, slot, squares, softcap, CAPPED, FORMULA)
+            importance, error, largest = change(t, slot, squares, softcap, CAPPED, SINKS, FORMULA)
             reach = tl.maximum(reach, tl.where(is_counted, largest, 0.0))
         key_sum += tl.where(is_counted, importance, 0.0)
         key_error += tl.where(is_counted, error, 0.0)
@@ -152,34 +155,41 @@ def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,
     QueryGrowth, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGrowth, kg_batch, kg_head, kg_stride: tl.constexpr,
-    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Scratch, Partial, Counters,
+    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Sinks, Bias, bias_batch, Scratch, Partial, Counters,
     QueryOut, KeyOut, QueryError, KeyError,
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
-    QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     neuron = dims + skew  # see qk_importance.py
     partner, sign = pair(neuron, turned, INTERLEAVED)
-    span = padded_span(length, window, KEYS)
-    Slots = Scratch + to_int64(tl.program_id(0)) * scratch_size(span, CAPPED)
-    Scores = square_sums(Slots) + 2 * ROWS
+    span = padded_span(length, window, KEYS, CAUSAL)
+    Slots = Scratch + to_int64(tl.program_id(0)) * scratch_size(span, CAPPED, SINKS, BIASED)
+    Scores = scores_of(Slots, SINKS)
     scale = scale * LOG2_E
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0), disable_licm=True):
         tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last = item_of(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid, CAUSAL,
         )  # fmt: skip
+        bias = Bias
+        if BIASED:
+            bias += to_int64(b) * bias_batch + to_int64(h) * length * length
         query = Query + to_int64(b) * q_batch + to_int64(h) * q_head
         query_plain = QueryPlain + to_int64(b) * qp_batch + to_int64(h) * qp_head
         query_growth = QueryGrowth + to_int64(b) * qg_batch + to_int64(h) * qg_head
         q_at = query + to_int64(tile) * ROWS * q_stride + r[None, :] * q_stride + dims[:, None]
         q = tl.load(q_at, mask=is_valid[None, :] & (dims < size)[:, None], other=0.0)
         store_scores(
-            q, rows, dims, key, valid, Scores, span, first, last, size, length, window, scale, softcap,
-            KEYS, k_stride, CAPPED, PRECISION,
+            q, rows, dims, key, valid, bias, Scores, span, first, last, size, length, window, scale, softcap,
+            KEYS, k_stride, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
-        key_count = choose(Scores, Slots, span, rows, first, last, softcap, KEYS, QUERY_GROWTH or KEY_GROWTH, CAPPED)
+        key_count = choose(
+            Scores, Slots, span, rows, first, last, softcap, log2_sink_of(Sinks, h, SINKS),
+            KEYS, QUERY_GROWTH or KEY_GROWTH, CAPPED, SINKS, CAUSAL, BIASED,
+        )  # fmt: skip
         count = tl.where(last > first, tl.minimum(ROWS, length - tile * ROWS), 0)
         if key_count <= SLOTS:
             smallest = 0.0
@@ -187,7 +197,7 @@ def kernel(
                 query, query_plain, query_growth, key, key_plain, key_growth, cos, sin, valid, Slots, tile, count,
                 neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, FEW,
+                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, SINKS, FEW,
             )  # fmt: skip
         else:
             smallest = SMALLEST_EXPONENT
@@ -195,14 +205,14 @@ def kernel(
                 query, query_plain, query_growth, key, key_plain, key_growth, cos, sin, valid, Slots, tile, count,
                 neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, SHORT,
+                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, SINKS, SHORT,
             )  # fmt: skip
         if (reach < smallest) | (reach > LARGEST_EXPONENT):
             query_sum, query_error, key_sum, key_error, reach = _sum_rows(
                 query, query_plain, query_growth, key, key_plain, key_growth, cos, sin, valid, Slots, tile, count,
                 neuron, partner, sign, size, turned, scale, softcap,
                 q_stride, qp_stride, qg_stride, k_stride, kp_stride, kg_stride, table_stride,
-                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, CAREFUL,
+                PLAIN, FAR, QUERY_GROWTH, KEY_GROWTH, CAPPED, SINKS, CAREFUL,
             )  # fmt: skip
         partial = Partial + to_int64((b * heads + h) * tiles + tile) * (4 * LANES) + neuron
         tl.store(partial, query_sum)
@@ -260,7 +270,10 @@ def qk_estimate(problem: QKProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return results
 
     def scratch_floats(constants: dict[str, object]) -> int:
-        return scratch_of(heads.length, heads.max_visible_keys(problem.window), constants["KEYS"], constants["CAPPED"])
+        keys = heads.max_visible_keys(problem.window)
+        return scratch_of(
+            heads.length, keys, *(constants[name] for name in ("KEYS", "CAPPED", "SINKS", "CAUSAL", "BIASED"))
+        )
 
     heads.launch("qk_estimate", kernel, scratch_floats, 4, results, problem)
     return results

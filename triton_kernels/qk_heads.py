@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pymultiling.mathematics.qk_problem import QKProblem
 from pymultiling.triton_kernels.launching import ceil_div, is_interpreted, launch_kernel
-from pymultiling.triton_kernels.qk_sweep import ROWS, to_int64
+from pymultiling.triton_kernels.qk_sweep import LOG2_E, ROWS, to_int64
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 # How often the programs that run at once on a multiprocessor are launched. The second time balances the work, because
@@ -32,7 +32,7 @@ REGISTERS = 2048
 
 # Arguments that change from call to call. If the kernels were specialised for their values, each would take ten seconds
 # to compile.
-PER_CALL = ["items", "tiles", "heads", "group", "length", "window", "skew"]
+PER_CALL = ["items", "tiles", "heads", "group", "length", "window", "skew", "bias_batch"]
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def pair(n, turned, INTERLEAVED: tl.constexpr):
 @triton.jit
 def item_of(
     item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-    KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+    KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Returns the tile of rows of a query head that has the number `item`.
 
@@ -62,7 +62,8 @@ def item_of(
     document's valid, to the key head's key, key_plain and key_growth, and to the document's cos and sin; the rows
     (ROWS,) and which of them are valid; and the keys [first, last) that the rows see.
     """
-    # The last rows see the most keys and are computed first. Items of the same rows follow each other, head by head.
+    # In causal attention the last rows see the most keys, and they are computed first. Items of the same rows follow
+    # each other, head by head.
     rank = item % (items // tiles)
     tile = tiles - 1 - item // (items // tiles)
     b = rank // heads
@@ -76,8 +77,20 @@ def item_of(
     rows = tile * ROWS + tl.arange(0, ROWS)
     is_valid = tl.load(valid + rows, mask=rows < length, other=0) != 0
     first = tl.maximum(tile * ROWS - window + 1, 0)
-    last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
+    if CAUSAL:
+        last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, tl.minimum(tile * ROWS + ROWS, length), first)
+    else:
+        end = tl.minimum(tile * ROWS + ROWS - 1 + window, length)
+        last = tl.where(tl.max(is_valid.to(tl.int32), 0) == 1, end, first)
     return tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last
+
+
+@triton.jit
+def log2_sink_of(Sinks, h, SINKS: tl.constexpr):
+    """Returns the score of query head h's sink times log2(e), 0 if not SINKS."""
+    if SINKS:
+        return tl.load(Sinks + h) * LOG2_E
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -92,9 +105,12 @@ class Heads:
         size: dimensions of a head.
         turned: number of dimensions that are rotated.
         warp: threads of a warp.
-        tensors: the first arguments of the kernels, from Query to Valid: tensors and their strides.
+        tensors: the first arguments of the kernels, from Query to bias_batch: tensors and their strides. Sinks, Bias
+            and bias_batch may be None.
         flags: {constant of the kernels: its value}. PLAIN, QUERY_GROWTH and KEY_GROWTH: whether q_plain, q_growth and
             k_growth are given. FAR: whether dimensions rotate, so that a neuron also changes its partner's dimension.
+            SINKS: whether heads have sinks. CAUSAL: whether a query sees no keys after its own. BIASED: whether biases
+            are added to the scores.
     """
 
     batch: int
@@ -104,7 +120,7 @@ class Heads:
     size: int
     turned: int
     warp: int
-    tensors: list[Tensor | int]
+    tensors: list[Tensor | int | None]
     flags: dict[str, bool]
 
     @classmethod
@@ -134,12 +150,18 @@ class Heads:
             cos.stride(0) if rotates and len(cos) > 1 else 0,
             turned,  # the stride of a token: cos and sin are contiguous
             valid.contiguous().view(torch.uint8),
+            None if problem.sinks is None else problem.sinks.float().contiguous(),
         ]
+        bias = None if problem.bias is None else problem.bias.float().contiguous()
+        tensors += [bias, None if bias is None else bias.stride(0) if len(bias) > 1 else 0]
         flags = {
             "PLAIN": q_plain is not None,
             "FAR": rotates,
             "QUERY_GROWTH": q_growth is not None,
             "KEY_GROWTH": k_growth is not None,
+            "SINKS": problem.sinks is not None,
+            "CAUSAL": problem.causal,
+            "BIASED": problem.bias is not None,
         }
         batch, heads, length, size = q.shape
         return cls(batch, heads, k.shape[1], length, size, turned, warp_size(q), tensors, flags)
@@ -150,7 +172,7 @@ class Heads:
         return ceil_div(self.length, ROWS.value)
 
     def max_visible_keys(self, window: int | None) -> int:
-        """Returns the largest number of keys that a query sees."""
+        """Returns the largest number of keys that a query sees, its own and those before it."""
         return self.length if window is None else min(window, self.length)
 
     @property
@@ -250,7 +272,8 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
     """Yields variants of an operator's kernel for head sizes, dtypes and kinds of attention. warp: threads of a warp.
 
     Tensors have the strides of (B, l, heads, d), with 32 query heads and 8 key heads. The kinds are "pre" (neurons are
-    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head) and "cap" (a soft cap).
+    zeroed before the rotation), "post" (after it), "no rotation", "norm" (over the head), "cap" (a soft cap), "sinks",
+    "both sides" (a query sees keys after its own) and "biases" of the scores.
     """
     for dtype, size, kind in (
         *((torch.bfloat16, size, "pre") for size in (32, 64, 128, 256)),
@@ -259,11 +282,18 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
         *((torch.bfloat16, 128, kind) for kind in ("post", "no rotation", "norm")),
         (torch.bfloat16, 256, "cap"),
         (torch.bfloat16, 256, "norm, cap"),
+        (torch.bfloat16, 64, "sinks"),
+        (torch.bfloat16, 128, "sinks"),
+        (torch.bfloat16, 64, "both sides"),
+        (torch.bfloat16, 64, "no rotation, both sides"),
+        (torch.bfloat16, 64, "no rotation, both sides, biases"),
     ):
         constants, options = settings(operator, dtype, size, warp)
         normed = "norm" in kind
         plain = "*fp32" if normed else POINTERS[dtype]
-        rotates = kind not in ("post", "no rotation")
+        rotates = kind != "post" and "no rotation" not in kind
+        with_sinks, biased = "sinks" in kind, "biases" in kind
+        absent = (*(() if with_sinks else ("Sinks",)), *(() if biased else ("Bias", "bias_batch")))
         yield Variant.of(
             operator,
             f"{short_name(dtype)}, d = {size}, {kind}",
@@ -274,6 +304,7 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 **dict.fromkeys(("QueryGrowth", "KeyGrowth", "Scratch", "Partial"), "*fp32"),
                 **dict.fromkeys((name for name in kernel.arg_names if name.endswith(("Out", "Error"))), "*fp32"),
                 "Valid": "*u8",
+                **dict.fromkeys((name for name in ("Sinks", "Bias") if name not in absent), "*fp32"),
                 "Counters": "*i32",
                 "scale": "fp32",
                 "softcap": "fp32",
@@ -288,10 +319,14 @@ def variants_of(operator: str, kernel: triton.JITFunction, warp: int) -> Iterato
                 "QUERY_GROWTH": normed,
                 "KEY_GROWTH": normed,
                 "CAPPED": "cap" in kind,
+                "SINKS": with_sinks,
+                "CAUSAL": "both sides" not in kind,
+                "BIASED": biased,
+                **dict.fromkeys(absent),
                 **constants,
             },
             divisible=(
-                *(name for name in kernel.arg_names if name.endswith(("_batch", "_head"))),
+                *(x for x in kernel.arg_names if x.endswith(("_batch", "_head")) and x not in PER_CALL),
                 "size",
                 "turned",
             ),

@@ -17,6 +17,8 @@ mean of t under A, by which t is shifted (qk_means.py), and once for the query n
 of its rows in a fixed order, so that the result is the same bit for bit every time. Attention scores, probabilities,
 exponentials and sums stay on the multiprocessor.
 
+An attention sink is one more key in m, whose t is 0 before the shift, but in none of the other sums.
+
 float32 keeps its digits while m is small and nothing overflows. Otherwise the rows are swept again: with a shift that
 makes m small, or from logarithms.
 """
@@ -33,6 +35,7 @@ from pymultiling.triton_kernels.qk_heads import (
     PER_CALL,
     Heads,
     item_of,
+    log2_sink_of,
     pair,
     variants_of,
 )
@@ -44,6 +47,7 @@ from pymultiling.triton_kernels.qk_sweep import (
     ONLINE,
     POWER,
     ROWS,
+    change_of_weight,
     sweep,
     to_int64,
 )
@@ -60,6 +64,7 @@ FEW_KEYS = tl.constexpr(32)
 SMALLEST_CHANGE = tl.constexpr(1.0 / 16)
 # Largest ratio of b2 to the numerator of the result. A ratio of 100 costs float32 two of its seven digits.
 LARGEST_CANCELLATION = tl.constexpr(100.0)
+LARGEST_MEAN = tl.constexpr(1e15)  # of m, whose square is finite. Without a sink it is at most the root of b2 / b0.
 
 
 @triton.jit
@@ -71,20 +76,21 @@ def _squared_change(m, b0, b1, b2):
 
 @triton.jit
 def _site_importance(
-    near, far, grow, shift, q, log2_sum, squares, key_counts, rows, dims, neuron, partner, sign,
-    Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+    near, far, grow, shift, q, log2_sum, log2_sink, squares, key_counts, rows, dims, neuron, partner, sign,
+    Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
     KEYS: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr,
-    CAPPED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr,
+    BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns the sum of the rows' importance for each query neuron, or for each key neuron if OF_KEYS, (LANES,).
 
-    near, far, grow and shift (ROWS, LANES) are the coefficients of t, see `sweep`. squares (ROWS, 1): sum_j A^2 of a
-    row. key_counts (ROWS, 1): number of keys that a row sees, -1 for padding.
+    near, far, grow and shift (ROWS, LANES) are the coefficients of t, see `sweep`. log2_sink: the score of the head's
+    sink times log2(e), used if SINKS. squares (ROWS, 1): sum_j A^2 of a row. key_counts (ROWS, 1): number of terms of
+    a row's softmax, -1 for padding.
     """
-    is_counted = (key_counts > 1) & (neuron < size)[None, :]  # with one key A' = A = 1
+    is_counted = (key_counts > 1) & (neuron < size)[None, :]  # with one term A' = A = 1
     # An infinite score makes `squares` NaN, and an infinite change makes `shift` infinite or NaN, also with one key.
     nan_or_0 = tl.sum(tl.where((key_counts > 0) & (neuron < size)[None, :], 0.0 * (shift + squares), 0.0), 0)
     change = tl.zeros(near.shape, tl.float32)
@@ -95,34 +101,50 @@ def _site_importance(
     while sweeps_left > 0:
         m, b1, b2 = sweep(
             near, far, grow, shift, shift, shift, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            POWER, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
+            POWER, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
+        is_compared = is_counted
+        if SINKS:
+            log2_a_sink = (log2_sink - log2_sum)[:, None]
+            m += change_of_weight(log2_a_sink, shift, log2_a_sink + shift)
+            is_compared &= squares > 0  # beside a sink the squares of all A may be 0
         new_change = _squared_change(m, squares, b1, b2)
         change = tl.where(is_settled, change, new_change)
-        largest = tl.max(tl.max(tl.where(is_counted, b2 / squares, 0.0), 1), 0)
+        largest = tl.max(tl.max(tl.where(is_compared, b2 / squares, 0.0), 1), 0)
         tiny = (largest < SMALLEST_CHANGE * SMALLEST_CHANGE).to(tl.int32)
-        needs_logs |= is_counted & (tl.where((b2 < float("inf")) & (m > -0.5), tiny, 1) == 1)
+        fits = (b2 < float("inf")) & (m > -0.5)
+        if SINKS:
+            fits &= m < LARGEST_MEAN
+        needs_logs |= is_counted & (tl.where(fits, tiny, 1) == 1)
         is_settled |= needs_logs | (LARGEST_CANCELLATION * new_change * (1.0 + m) * (1.0 + m) >= b2)
         shift = tl.where(is_settled, shift, shift - tl.log2(1.0 + m))
         sweeps_left = tl.where(tl.min(tl.min(is_settled.to(tl.int32), 1), 0) == 1, 0, sweeps_left - 1)
     if tl.max(tl.max(needs_logs.to(tl.int32), 1), 0) == 1:
         peak, log2_total, b2 = sweep(
             near, far, grow, shift, shift, shift, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
+            ONLINE, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
+        if SINKS:
+            log2_a_sink = (log2_sink - log2_sum)[:, None]
+            key_peak, sink_peak = peak, log2_a_sink + shift
+            peak = tl.maximum(key_peak, sink_peak)
+            log2_total = tl.log2(tl.exp2(key_peak - peak + log2_total) + tl.exp2(sink_peak - peak))
         m, b1, b2 = sweep(
             near, far, grow, shift, peak, log2_total, q, log2_sum, rows, dims, neuron, partner, sign,
-            Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+            Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, PRECISION,
+            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
+        if SINKS:
+            exponent = log2_a_sink + shift - peak - log2_total
+            m += change_of_weight(log2_a_sink, shift - (peak + log2_total), exponent)
         change = tl.where(needs_logs, _squared_change(m, squares, b1, b2), change)
     return tl.sum(tl.where(is_counted, change, 0.0), 0) + nan_or_0
 
@@ -132,11 +154,12 @@ def kernel(
     Query, q_batch, q_head, q_stride: tl.constexpr, Key, k_batch, k_head, k_stride: tl.constexpr,
     QueryPlain, qp_batch, qp_head, qp_stride: tl.constexpr, KeyPlain, kp_batch, kp_head, kp_stride: tl.constexpr,
     QueryGrowth, qg_batch, qg_head, qg_stride: tl.constexpr, KeyGrowth, kg_batch, kg_head, kg_stride: tl.constexpr,
-    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Scratch, Partial, Counters, QueryOut, KeyOut,
+    Cos, Sin, table_batch, table_stride: tl.constexpr, Valid, Sinks, Bias, bias_batch,
+    Scratch, Partial, Counters, QueryOut, KeyOut,
     items, tiles, heads, group, length, size, turned, window, scale, softcap, skew,
     LANES: tl.constexpr, KEYS: tl.constexpr, PLAIN: tl.constexpr, FAR: tl.constexpr, INTERLEAVED: tl.constexpr,
-    QUERY_GROWTH: tl.constexpr,
-    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    QUERY_GROWTH: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     r, dims = tl.arange(0, ROWS), tl.arange(0, LANES)
     # skew is 0, but the compiler does not know it. So it loads tensors (ROWS, LANES) number by number, not as vectors,
@@ -152,15 +175,19 @@ def kernel(
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0)):
         tile, b, h, kv, valid, key, key_plain, key_growth, cos, sin, rows, is_valid, first, last = item_of(
             item, items, tiles, heads, group, length, window, Key, k_batch, k_head, KeyPlain, kp_batch, kp_head,
-            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid,
+            KeyGrowth, kg_batch, kg_head, Cos, Sin, table_batch, Valid, CAUSAL,
         )  # fmt: skip
         first_row = to_int64(tile) * ROWS
         query = Query + to_int64(b) * q_batch + to_int64(h) * q_head + first_row * q_stride
         q_at = query + r[None, :] * q_stride + dims[:, None]
         q = tl.load(q_at, mask=is_valid[None, :] & (dims < size)[:, None], other=0.0)
-        log2_sum, squares, key_counts, mean_score = softmax(
-            q, rows, dims, key, valid, means, first, last, size, length, window, scale, softcap, skew,
-            LANES, k_stride, CAPPED, PRECISION,
+        log2_sink = log2_sink_of(Sinks, h, SINKS)
+        bias = Bias
+        if BIASED:
+            bias += to_int64(b) * bias_batch + to_int64(h) * length * length
+        log2_sum, log2_keys, squares, key_counts, mean_score = softmax(
+            q, log2_sink, rows, dims, key, valid, bias, means, first, last, size, length, window, scale, softcap, skew,
+            LANES, k_stride, CAPPED, SINKS, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         key_counts = tl.where(is_valid, key_counts, -1)[:, None]
         squares, mean_score = squares[:, None], mean_score[:, None]
@@ -187,18 +214,20 @@ def kernel(
         if QUERY_GROWTH:
             shift -= grow * mean_score
         importance = _site_importance(
-            near, far, grow, shift, q, log2_sum, squares, key_counts, rows, dims, neuron, partner, sign,
-            key, key_plain, key_growth, cos, sin, valid, Scratch,
+            near, far, grow, shift, q, log2_sum, log2_sink, squares, key_counts, rows, dims, neuron, partner, sign,
+            key, key_plain, key_growth, cos, sin, valid, bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
-            k_stride, kp_stride, kg_stride, table_stride, KEYS, False, FAR, QUERY_GROWTH, False, CAPPED, PRECISION,
+            k_stride, kp_stride, kg_stride, table_stride, KEYS, False, FAR, QUERY_GROWTH, False, CAPPED, SINKS,
+            CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         partial = Partial + to_int64((b * heads + h) * tiles + tile) * (2 * LANES) + neuron
         tl.store(partial, importance)
         if PLAIN:
             key_means(
-                q, log2_sum, rows, dims, dims_sign, key, key_plain, key_growth, cos, sin, valid, means,
+                q, log2_sum, log2_keys, rows, dims, dims_sign, key, key_plain, key_growth, cos, sin, valid, bias, means,
                 first, last, size, turned, length, window, scale, softcap, skew,
-                LANES, k_stride, kp_stride, kg_stride, table_stride, FAR, KEY_GROWTH, CAPPED, PRECISION,
+                LANES, k_stride, kp_stride, kg_stride, table_stride, FAR, KEY_GROWTH, CAPPED, SINKS, CAUSAL,
+                BIASED, PRECISION,
             )  # fmt: skip
             near = -scale * tl.load(query + r[:, None] * q_stride + neuron[None, :], mask=inside, other=0.0).to(
                 tl.float32
@@ -213,10 +242,11 @@ def kernel(
             if KEY_GROWTH:
                 shift -= tl.load(mean_neuron + 2 * ROWS * LANES)
             importance = _site_importance(
-                near, far, near, shift, q, log2_sum, squares, key_counts, rows, dims, neuron, partner, sign,
-                key, key_plain, key_growth, cos, sin, valid, Scratch,
+                near, far, near, shift, q, log2_sum, log2_sink, squares, key_counts, rows, dims, neuron, partner, sign,
+                key, key_plain, key_growth, cos, sin, valid, bias, Scratch,
                 first, last, size, turned, length, window, scale, softcap,
-                k_stride, kp_stride, kg_stride, table_stride, KEYS, True, FAR, False, KEY_GROWTH, CAPPED, PRECISION,
+                k_stride, kp_stride, kg_stride, table_stride, KEYS, True, FAR, False, KEY_GROWTH, CAPPED, SINKS,
+                CAUSAL, BIASED, PRECISION,
             )  # fmt: skip
         tl.store(partial + LANES, importance)
         tl.debug_barrier()  # the sums of all threads are stored before the item is counted

@@ -8,21 +8,31 @@ scratch memory. From there a thread reads the means of its neuron and of the neu
 import triton
 import triton.language as tl
 
-from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, infinite_to_nan, product, score_tile, to_int64
+from pymultiling.triton_kernels.qk_sweep import (
+    ROWS,
+    cap_parts,
+    infinite_to_nan,
+    log2_add,
+    product,
+    score_tile,
+    to_int64,
+)
 
 VALUES = tl.constexpr(32)  # keys of a tile: with 64, registers spill on sm_90
 
 
 @triton.jit
 def softmax(
-    q, rows, dims, Key, Valid, Means, first, last, size, length, window, scale, softcap, skew,
-    LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    q, log2_sink, rows, dims, Key, Valid, Bias, Means, first, last, size, length, window, scale, softcap, skew,
+    LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr,
+    BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the means of the keys under A, E_A[k'] (ROWS, LANES), in Means.
 
-    Returns log2 of the softmax's denominator, sum_j A^2, the number of keys that the row sees, and the mean E_A[S] of
-    the attention scores before the cap, (ROWS,) each. The first two are NaN where a score is infinite. With a soft cap
-    the means are weighted by A times the slope of the cap.
+    Returns log2 of the softmax's denominator, log2 of the keys' part of it, sum_j A^2, the number of terms of the
+    softmax, and the mean E_A[S] of the attention scores before the cap, (ROWS,) each. The first three are NaN where a
+    score is infinite. With a soft cap the means are weighted by A times the slope of the cap. A sink is a term of the
+    softmax and is 0 in the means.
     """
     running_max = tl.full((ROWS,), -float("inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -33,8 +43,8 @@ def softmax(
     mean = tl.zeros((ROWS, LANES), tl.float32)
     for start in tl.range(first, last, VALUES):
         keys, _is_valid, raw, scores, visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
-            PRECISION,
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
+            CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         scores = infinite_to_nan(scores, raw, visible)
         peak = tl.maximum(running_max, tl.max(scores, 0))
@@ -50,18 +60,27 @@ def softmax(
         weight = p.to(keys.dtype)
         weights = weights * fade + tl.sum(weight.to(tl.float32), 0)
         mean = mean * fade[:, None] + product(tl.trans(weight), keys, PRECISION)
+    if SINKS:
+        log2_keys = running_max + tl.log2(total)
+        log2_sum = log2_add(log2_keys, log2_sink)
+        share = tl.exp2(log2_keys - log2_sum)
+        total, weights = total / share, weights / share
+        counts += (log2_sink > -float("inf")).to(tl.int32)
     norm = total if CAPPED else weights  # a rounding error of the weights that all keys share cancels
     _store_mean(Means, 0, mean / norm[:, None], dims + skew, LANES)
-    return running_max + tl.log2(total), squares / (total * total), counts, score / total
+    if not SINKS:
+        log2_keys = running_max + tl.log2(total)
+        log2_sum = log2_keys
+    return log2_sum, log2_keys, squares / (total * total), counts, score / total
 
 
 @triton.jit
 def key_means(
-    q, log2_sum, rows, dims, sign, Key, Plain, Growth, Cos, Sin, Valid, Means,
+    q, log2_sum, log2_keys, rows, dims, sign, Key, Plain, Growth, Cos, Sin, Valid, Bias, Means,
     first, last, size, turned, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr,
-    TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION:
-    tl.constexpr,
+    TABLE_STRIDE: tl.constexpr, FAR: tl.constexpr, KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the means under A of the parts of t for key neurons in Means, (ROWS, LANES) each.
 
@@ -75,10 +94,10 @@ def key_means(
     total = tl.zeros((ROWS,), tl.float32)
     for start in tl.range(first, last, VALUES):
         keys, is_valid, raw, scores, _visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
-            PRECISION,
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap, VALUES, KEY_STRIDE, CAPPED,
+            CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
-        p = tl.exp2(scores - log2_sum[None, :])
+        p = tl.exp2(scores - log2_keys[None, :])  # not A, which may be 0 for all keys beside a sink
         total += tl.sum(p, 0)
         p = _weigh_by_slope(p, raw, softcap, CAPPED)
         weight = p.to(keys.dtype)
@@ -107,6 +126,9 @@ def key_means(
                 Cos + to_int64(start) * TABLE_STRIDE + v * TABLE_STRIDE + dims[None, :], mask=inside, other=1.0
             ).to(tl.float32)
         near += product(weight, x.to(keys.dtype), PRECISION)
+    if SINKS:
+        share = tl.exp2(log2_keys - log2_sum)
+        total, weights = total / share, weights / share
     norm = (total if CAPPED else weights)[:, None]
     _store_mean(Means, 0, near / norm, dims + skew, LANES)
     if FAR:

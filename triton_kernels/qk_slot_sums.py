@@ -5,7 +5,8 @@ from qk_slots.py. With v = 2^t,
 
     f = sum_j w A (v / Z - 1)^2,  Z = sum_j w v
 
-and the same from the even and from the odd draws alone, f_a and f_b.
+and the same from the even and from the odd draws alone, f_a and f_b. A sink adds its probability times 2^t to Z, where
+its t is 0 before a constant is added. It is in none of the other sums.
 """
 
 import triton
@@ -25,7 +26,7 @@ from pymultiling.triton_kernels.qk_slots import (
     ODD_A,
     SLOTS,
 )
-from pymultiling.triton_kernels.qk_sweep import ROWS, capped_change, exp2_minus_1
+from pymultiling.triton_kernels.qk_sweep import ROWS, capped_change, change_of_weight, exp2_minus_1
 
 # Formulas of `change`
 SHORT = tl.constexpr(0)  # few instructions; 2^t - 1 has an error of up to 2^-22, which averages out over keys and rows
@@ -40,7 +41,14 @@ SMALLEST_HALF = tl.constexpr(1.0 / 64)
 
 
 @triton.jit
-def _row(t, spot, squares):
+def _with_sink(reach, log2_sink, t_sink, LIMIT: tl.constexpr):
+    """Returns the largest |t|, (LANES,): that of the keys, or that of the sink if it is above LIMIT."""
+    size = tl.where(log2_sink > -float("inf"), tl.abs(t_sink), 0.0)
+    return tl.where(size > LIMIT, tl.maximum(size, reach), reach)
+
+
+@triton.jit
+def _row(t, spot, squares, log2_sink, t_sink, SINKS: tl.constexpr):
     """Returns a row's importance, the square of its error, and the largest |t|, (LANES,) each, by the short formula.
 
     The largest |t| is infinite if digits were lost. The sums of the two halves are computed with the Z of all draws and
@@ -49,12 +57,19 @@ def _row(t, spot, squares):
         sum w A (v - Z_a)^2 = sum w A (v - Z)^2 - 2 e sum w A (v - Z) + e^2 sum w A
 
     t (SLOTS, LANES) is the change of the attention scores. spot (SLOTS,) are pointers to the row's slots. squares is
-    the pointer to the row's sum of w A for the even draws, see `square_sums`.
+    the pointer to the row's sum of w A for the even draws, see `square_sums`. With SINKS log2_sink is log2 of the
+    probability of the sink, and t_sink (LANES,) is its t.
     """
     reach = tl.max(tl.abs(t), 0)
     v = tl.exp2(t)
     even_z = tl.sum(tl.load(spot + EVEN * CELL)[:, None] * v, 0)
     odd_z = tl.sum(tl.load(spot + ODD * CELL)[:, None] * v, 0)
+    if SINKS:
+        # If only the sink's t is large, the sums lose no digits unless it is too large for them.
+        reach = _with_sink(reach, log2_sink, t_sink, LARGEST_EXPONENT)
+        sink = tl.exp2(log2_sink + t_sink)
+        even_z += sink
+        odd_z += sink
     z = (even_z + odd_z) / 2.0
     v -= z[None, :]
     even_a, odd_a = tl.load(spot + EVEN_A * CELL)[:, None], tl.load(spot + ODD_A * CELL)[:, None]
@@ -76,7 +91,7 @@ def _finite_or_nan(mean):
 
 
 @triton.jit
-def _few_keys_row(t, spot):
+def _few_keys_row(t, spot, log2_sink, SINKS: tl.constexpr):
     """Returns what `_row` returns, for a row of at most SLOTS keys.
 
     All of them are certain: w = A, and the error is 0, or NaN if the importance is. With u = 2^t - 1,
@@ -84,49 +99,80 @@ def _few_keys_row(t, spot):
     subtracted first, so that m is not negative and 1 + m keeps its digits.
     """
     w = tl.load(spot + EVEN * CELL)[:, None]
-    t -= _finite_or_nan(tl.sum(w * t, 0))[None, :]
+    mean = _finite_or_nan(tl.sum(w * t, 0))
+    t -= mean[None, :]
     u = exp2_minus_1(t)
     m = tl.sum(w * u, 0)
+    if SINKS:
+        m += change_of_weight(log2_sink, -mean, log2_sink - mean)
     change = w * (u - m[None, :])
     z = 1.0 + m
     importance = tl.sum(change * change, 0) / (z * z)
-    return importance, 0.0 * importance, tl.max(tl.abs(t), 0)
+    error = 0.0 * importance
+    reach = tl.max(tl.abs(t), 0)
+    if SINKS:
+        reach = _with_sink(reach, log2_sink, -mean, 0.0)
+    return importance, error, reach
 
 
 @triton.jit
-def _squared_change(u, w, wa):
-    """Returns f from u = 2^t - 1: sum_j w A (u - m)^2 / (1 + m)^2, m = sum_j w u. wa: w A."""
+def _squared_change(u, w, wa, sink_change, SINKS: tl.constexpr):
+    """Returns f from u = 2^t - 1: sum_j w A (u - m)^2 / (1 + m)^2, m = sum_j w u. wa: w A.
+
+    With SINKS sink_change (LANES,) is the sink's part of m.
+    """
     m = tl.sum(w[:, None] * u, 0)
+    if SINKS:
+        m += sink_change
     change = (u - m[None, :]) * (1.0 / (1.0 + m))[None, :]
     return tl.sum(wa[:, None] * (change * change), 0)
 
 
 @triton.jit
-def _large_change(t, log2_w, log2_a):
-    """Returns f from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t)."""
-    p = tl.exp2(t + log2_w[:, None] - tl.max(t + log2_w[:, None], 0)[None, :])
-    change = p * (1.0 / tl.sum(p, 0))[None, :] - tl.exp2(log2_w)[:, None]
+def _large_change(t, log2_w, log2_a, sink_exponent, SINKS: tl.constexpr):
+    """Returns f from logarithms: sum_j A / w (p - w)^2, p = softmax(log w + t).
+
+    With SINKS sink_exponent (LANES,) is log w + t of the sink, which is one more term of the softmax.
+    """
+    top = tl.max(t + log2_w[:, None], 0)
+    if SINKS:
+        top = tl.maximum(top, sink_exponent)
+    p = tl.exp2(t + log2_w[:, None] - top[None, :])
+    total = tl.sum(p, 0)
+    if SINKS:
+        total += tl.exp2(sink_exponent - top)
+    change = p * (1.0 / total)[None, :] - tl.exp2(log2_w)[:, None]
     ratio = tl.where(log2_w == -float("inf"), 0.0, tl.exp2(log2_a - log2_w))
     return tl.sum(ratio[:, None] * (change * change), 0)
 
 
 @triton.jit
-def _careful_row(t, spot):
+def _careful_row(t, spot, log2_sink, SINKS: tl.constexpr):
     """Returns what `_row` returns, but correct for any t."""
     even, odd = tl.load(spot + EVEN * CELL), tl.load(spot + ODD * CELL)
     even_a, odd_a = tl.load(spot + EVEN_A * CELL), tl.load(spot + ODD_A * CELL)
     w = (even + odd) / 2.0
-    t -= _finite_or_nan(tl.sum(w[:, None] * t, 0))[None, :]
-    if tl.max(tl.max(t, 0), 0) > LARGEST_EXPONENT:
+    mean = _finite_or_nan(tl.sum(w[:, None] * t, 0))
+    t -= mean[None, :]
+    largest = tl.max(t, 0)
+    if SINKS:
+        largest = tl.maximum(largest, -mean)
+    if tl.max(largest, 0) > LARGEST_EXPONENT:
         log2_a = tl.load(spot + LOG2_A * CELL)
         log2_even, log2_odd = tl.load(spot + LOG2_EVEN * CELL), tl.load(spot + LOG2_ODD * CELL)
         log2_w = tl.maximum(log2_even, log2_odd) - (log2_even != log2_odd).to(tl.float32)
-        importance = _large_change(t, log2_w, log2_a)
-        half = (_large_change(t, log2_even, log2_a) - _large_change(t, log2_odd, log2_a)) / 2.0
+        sink_exponent = log2_sink - mean
+        importance = _large_change(t, log2_w, log2_a, sink_exponent, SINKS)
+        even_change = _large_change(t, log2_even, log2_a, sink_exponent, SINKS)
+        half = (even_change - _large_change(t, log2_odd, log2_a, sink_exponent, SINKS)) / 2.0
     else:
         u = exp2_minus_1(t)
-        importance = _squared_change(u, w, (even_a + odd_a) / 2.0)
-        half = (_squared_change(u, even, even_a) - _squared_change(u, odd, odd_a)) / 2.0
+        sink_change = log2_sink
+        if SINKS:
+            sink_change = change_of_weight(log2_sink, -mean, log2_sink - mean)
+        importance = _squared_change(u, w, (even_a + odd_a) / 2.0, sink_change, SINKS)
+        even_change = _squared_change(u, even, even_a, sink_change, SINKS)
+        half = (even_change - _squared_change(u, odd, odd_a, sink_change, SINKS)) / 2.0
     return importance, half * half, tl.max(tl.abs(t), 0)
 
 
@@ -138,7 +184,7 @@ def _first_slot(t):
 
 
 @triton.jit
-def change(t, spot, squares, softcap, CAPPED: tl.constexpr, FORMULA: tl.constexpr):
+def change(t, spot, squares, softcap, CAPPED: tl.constexpr, SINKS: tl.constexpr, FORMULA: tl.constexpr):
     """Returns a row's importance, the square of its error, and the largest |t|, (LANES,) each.
 
     SHORT is only correct if the largest |t| is at least SMALLEST_EXPONENT for some neuron and at most LARGEST_EXPONENT
@@ -150,13 +196,18 @@ def change(t, spot, squares, softcap, CAPPED: tl.constexpr, FORMULA: tl.constexp
         squares: pointer to the row's sum of w A for the even draws, see `square_sums`.
         softcap: soft cap of the attention scores, used if CAPPED.
         CAPPED: whether there is a soft cap.
+        SINKS: whether there is a sink.
         FORMULA: SHORT, FEW or CAREFUL.
     """
     if CAPPED:
         below, above = tl.load(spot + BELOW * CELL)[:, None], tl.load(spot + ABOVE * CELL)[:, None]
         t = capped_change(t, below, above, tl.load(spot + CUT * CELL)[:, None], softcap) + 0.0 * t  # an infinite t: NaN
+    log2_sink = 0.0
+    if SINKS:
+        log2_sink = tl.load(squares + 2 * ROWS)  # see `sink_logs`
     if FORMULA == SHORT:
-        return _row(t - _first_slot(t)[None, :], spot, squares)
+        first = _first_slot(t)
+        return _row(t - first[None, :], spot, squares, log2_sink, -first, SINKS)
     if FORMULA == FEW:
-        return _few_keys_row(t, spot)
-    return _careful_row(t, spot)
+        return _few_keys_row(t, spot, log2_sink, SINKS)
+    return _careful_row(t, spot, log2_sink, SINKS)

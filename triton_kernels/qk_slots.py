@@ -10,7 +10,7 @@ certain keys.
 import triton
 import triton.language as tl
 
-from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, infinite_to_nan, score_tile
+from pymultiling.triton_kernels.qk_sweep import ROWS, cap_parts, infinite_to_nan, log2_add, score_tile
 
 SLOTS = tl.constexpr(16)
 MAX_CERTAIN = tl.constexpr(8)  # certain keys of a row, unless more keys pass the highest threshold
@@ -43,30 +43,46 @@ def square_sums(Slots):
 
 
 @triton.jit
-def padded_span(length, window, KEYS: tl.constexpr):
-    """Returns the largest number of keys that a tile of rows sees, rounded up to a multiple of KEYS."""
-    return tl.cdiv(tl.minimum(window + ROWS, length), KEYS) * KEYS
+def sink_logs(Slots):
+    """Returns the pointer to log2 of the sink's probability in each row, (ROWS,). It is there only with sinks."""
+    return square_sums(Slots) + 2 * ROWS
 
 
 @triton.jit
-def scratch_size(span, CAPPED: tl.constexpr):
+def scores_of(Slots, SINKS: tl.constexpr):
+    """Returns the pointer to the attention scores (ROWS, span), the last array of the scratch memory."""
+    return square_sums(Slots) + (3 if SINKS else 2) * ROWS
+
+
+@triton.jit
+def padded_span(length, window, KEYS: tl.constexpr, CAUSAL: tl.constexpr):
+    """Returns the largest number of keys that a tile of rows sees, rounded up to a multiple of KEYS."""
+    sides: tl.constexpr = 1 if CAUSAL else 2
+    return tl.cdiv(tl.minimum(sides * window + ROWS, length), KEYS) * KEYS
+
+
+@triton.jit
+def scratch_size(span, CAPPED: tl.constexpr, SINKS: tl.constexpr, BIASED: tl.constexpr):
     """Returns the number of floats of a program's scratch memory.
 
-    It contains the arrays of slots, the square sums, and the attention scores, with a soft cap also those before it.
+    It contains the arrays of slots, the square sums, with sinks log2 of their probabilities, and the attention scores,
+    with a soft cap or biases also those before them.
     """
-    return ARRAYS * CELL + 2 * ROWS + (2 if CAPPED else 1) * ROWS * span
+    return ARRAYS * CELL + (3 if SINKS else 2) * ROWS + (2 if CAPPED or BIASED else 1) * ROWS * span
 
 
-def scratch_of(length: int, window: int, keys: int, capped: bool) -> int:
-    """Returns what `scratch_size` returns, on the host. keys: KEYS. window: number of keys that a query sees."""
-    span = triton.cdiv(min(window + ROWS.value, length), keys) * keys
-    return ARRAYS.value * CELL.value + (2 + (1 + capped) * span) * ROWS.value
+def scratch_of(length: int, window: int, keys: int, capped: bool, sinks: bool, causal: bool, biased: bool) -> int:
+    """Returns what `scratch_size` returns, on the host. keys: KEYS. window: keys that a query sees up to its own."""
+    sides = 1 if causal else 2
+    span = triton.cdiv(min(sides * window + ROWS.value, length), keys) * keys
+    return ARRAYS.value * CELL.value + (2 + sinks + (1 + (capped or biased)) * span) * ROWS.value
 
 
 @triton.jit
 def store_scores(
-    q, rows, dims, Key, Valid, Scores, span, first, last, size, length, window, scale, softcap,
-    KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    q, rows, dims, Key, Valid, Bias, Scores, span, first, last, size, length, window, scale, softcap,
+    KEYS: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Stores the attention scores of all rows, times log2(e), -inf where a key is hidden and NaN where one is infinite.
 
@@ -79,8 +95,9 @@ def store_scores(
         dims: (LANES,), indices of the dimensions.
         Key: pointer to the keys of the head.
         Valid: pointer to the document's valid.
-        Scores: pointer to the result (ROWS, span). If CAPPED, it has the scores after the soft cap, and a second array
-            (ROWS, span) behind it has those before the cap, which are not -inf where a key is hidden.
+        Bias: pointer to the biases of the head's scores (length, length), used if BIASED.
+        Scores: pointer to the result (ROWS, span). If CAPPED or BIASED, it has the scores after the cap or with the
+            biases, and a second array (ROWS, span) behind it those before, which are not -inf where a key is hidden.
         span: distance between the rows of Scores, from `padded_span`.
         first: the first key that the rows see.
         last: the end of the keys that the rows see.
@@ -92,25 +109,30 @@ def store_scores(
         KEYS: keys of a tile.
         KEY_STRIDE: stride between keys.
         CAPPED: whether there is a soft cap.
+        CAUSAL: whether a row sees no keys after its own.
+        BIASED: whether there are biases. There is no soft cap then.
         PRECISION: that of `product`.
     """
     tl.debug_barrier()  # all threads have finished the previous item, whose scores are overwritten
     for start in tl.range(first, last, KEYS):
         _keys, _valid, raw, scores, visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
-        )
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap,
+            KEYS, KEY_STRIDE, CAPPED, CAUSAL, BIASED, PRECISION,
+        )  # fmt: skip
         at = Scores + tl.arange(0, ROWS)[None, :] * span + tl.arange(0, KEYS)[:, None] + (start - first)
         tl.store(at, infinite_to_nan(scores, raw, visible))
-        if CAPPED:
+        if CAPPED or BIASED:
             tl.store(at + ROWS * span, raw)
     tl.debug_barrier()  # the scores of all threads are stored, for threads that read other rows and keys
 
 
 @triton.jit
-def _softmax(at, key_count, KEYS: tl.constexpr):
-    """Returns log2 of the softmax's denominator and the number of keys that the row sees, (ROWS,) each.
+def _softmax(at, key_count, own_key, log2_sink, KEYS: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr):
+    """Returns log2 of the softmax's denominator, the number of keys that the row sees and that of those up to its own.
 
-    at: pointers to the attention scores of each row's first keys, (ROWS, KEYS). key_count: number of keys.
+    Each is (ROWS,). at: pointers to the attention scores of each row's first keys, (ROWS, KEYS). key_count: number of
+    keys. own_key: (ROWS,), the row's own key, used unless CAUSAL. log2_sink: the sink's score times log2(e), used if
+    SINKS.
     """
     row_max = tl.full((ROWS, KEYS), -float("inf"), tl.float32)
     for column in tl.range(0, key_count, KEYS):
@@ -119,11 +141,23 @@ def _softmax(at, key_count, KEYS: tl.constexpr):
     base = tl.where(row_max == -float("inf"), 0.0, row_max)
     total = tl.zeros((ROWS, KEYS), tl.float32)
     counts = tl.zeros((ROWS, KEYS), tl.int32)
+    if not CAUSAL:
+        up_to_own = tl.zeros((ROWS, KEYS), tl.int32)
     for column in tl.range(0, key_count, KEYS):
         scores = tl.load(at + column)
         total += tl.exp2(scores - base[:, None])
         counts += (scores != -float("inf")).to(tl.int32)
-    return base + tl.log2(tl.sum(total, 1)), tl.sum(counts, 1)
+        if not CAUSAL:
+            is_up_to_own = (column + tl.arange(0, KEYS))[None, :] <= own_key[:, None]
+            up_to_own += ((scores != -float("inf")) & is_up_to_own).to(tl.int32)
+    log2_sum = base + tl.log2(tl.sum(total, 1))
+    if SINKS:
+        log2_sum = log2_add(log2_sum, log2_sink)
+    counts = tl.sum(counts, 1)
+    numbers = counts
+    if not CAUSAL:
+        numbers = tl.sum(up_to_own, 1)
+    return log2_sum, counts, numbers
 
 
 @triton.jit
@@ -153,7 +187,9 @@ def _lowest_threshold(at, key_count, log2_sum, KEYS: tl.constexpr):
 
 @triton.jit
 def choose(
-    Scores, Slots, span, rows, first, last, softcap, KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr
+    Scores, Slots, span, rows, first, last, softcap, log2_sink,
+    KEYS: tl.constexpr, WITH_SCORES: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
+    CAUSAL: tl.constexpr, BIASED: tl.constexpr,
 ):  # fmt: skip
     """Chooses the keys of each row and fills the arrays of Slots. Returns the largest number of keys that a row sees.
 
@@ -167,15 +203,19 @@ def choose(
         first: the first key that the rows see.
         last: the end of the keys that the rows see.
         softcap: soft cap of the attention scores, used if CAPPED.
+        log2_sink: the sink's score times log2(e), used if SINKS.
         KEYS: keys of a tile.
-        WITH_SCORES: whether to fill the array of attention scores before the cap.
+        WITH_SCORES: whether to fill the array of attention scores before the cap and without biases.
         CAPPED: whether there is a soft cap.
+        SINKS: whether there is a sink. `sink_logs` then points to log2 of its probabilities.
+        CAUSAL: whether a row sees no keys after its own.
+        BIASED: whether the attention scores have biases.
     """
     r, slot = tl.arange(0, ROWS), tl.arange(0, SLOTS)
     key_count = last - first
     row_of = Scores + r * span
     at = row_of[:, None] + tl.arange(0, KEYS)[None, :]
-    log2_sum, counts = _softmax(at, key_count, KEYS)
+    log2_sum, counts, numbers = _softmax(at, key_count, rows - first, log2_sink, KEYS, SINKS, CAUSAL)
     limit = tl.where(counts <= SLOTS, -float("inf"), _lowest_threshold(at, key_count, log2_sum, KEYS))
     certain_count = tl.zeros((ROWS, KEYS), tl.int32)
     mass = tl.zeros((ROWS, KEYS), tl.float32)
@@ -188,7 +228,7 @@ def choose(
     draws = tl.where(mass >= SMALLEST_MASS, (SLOTS - certain_count) // 2 * 2, 0)
     per_mass = 1.0 / tl.where(draws > 0, mass, 1.0)
     units = tl.where(draws > 0, (draws * UNIT).to(tl.float32), 0.0)
-    offset = ((counts.to(tl.uint32) * GOLDEN_FRACTION) >> (32 - UNIT_BITS)).to(tl.int32)
+    offset = ((numbers.to(tl.uint32) * GOLDEN_FRACTION) >> (32 - UNIT_BITS)).to(tl.int32)
 
     spot = Slots + r[:, None] * SLOTS + slot[None, :]
     tl.store(as_integers(spot), tl.full((ROWS, SLOTS), -1, tl.int32))
@@ -238,10 +278,13 @@ def choose(
     squares = square_sums(Slots) + r
     tl.store(squares, tl.sum(even * a, 1))
     tl.store(squares + ROWS, tl.sum(odd * a, 1))
+    if SINKS:
+        tl.store(sink_logs(Slots) + r, log2_sink - log2_sum)
     if WITH_SCORES or CAPPED:
         raw = scores
-        if CAPPED:
+        if CAPPED or BIASED:
             raw = tl.load(at + ROWS * span)
+        if CAPPED:
             below, above, cut = cap_parts(raw, softcap)
             tl.store(spot + BELOW * CELL, below)
             tl.store(spot + ABOVE * CELL, above)

@@ -68,6 +68,19 @@ def exp2_minus_1(t):
 
 
 @triton.jit
+def log2_add(a, b):
+    """Returns log2(2^a + 2^b). If a or b is NaN, it is NaN."""
+    return tl.maximum(a, b) + tl.log2(1.0 + tl.exp2(-tl.abs(a - b)))
+
+
+@triton.jit
+def change_of_weight(log2_a, t, exponent):
+    """Returns A 2^t - A for any t. exponent: log2 A + t, which may be computed in another order."""
+    a = tl.exp2(log2_a)
+    return tl.where(tl.abs(t) < 0.5, a * power_minus_1(t), tl.exp2(exponent) - a)
+
+
+@triton.jit
 def _limit(x, limit):
     """Limits x to +-limit; NaN stays."""
     keep: tl.constexpr = tl.PropagateNan.ALL
@@ -121,18 +134,21 @@ def capped_change(t, below, above, cut, softcap):
 
 @triton.jit
 def score_tile(
-    q, Key, Valid, start, rows, dims, size, length, window, scale, softcap,
-    COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap,
+    COUNT: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Computes the attention scores of COUNT keys from `start` on, times log2(e).
 
     Returns the keys (COUNT, LANES), which of them are valid (COUNT,), their attention scores before and after the soft
-    cap, and which of them the rows see, (COUNT, ROWS) each. Scores after the cap are -inf where a key is hidden.
+    cap, and which of them the rows see, (COUNT, ROWS) each. Scores after the cap are -inf where a key is hidden. Biases
+    are added to the scores after the cap alone, where an infinite bias makes NaN.
 
     Args:
         q: (LANES, ROWS), the queries.
         Key: pointer to the keys of the head.
         Valid: pointer to the document's valid.
+        Bias: pointer to the biases of the head's scores (length, length), used if BIASED.
         start: the first key.
         rows: (ROWS,), positions of the queries.
         dims: (LANES,), indices of the dimensions.
@@ -144,6 +160,8 @@ def score_tile(
         COUNT: number of keys.
         KEY_STRIDE: stride between keys.
         CAPPED: whether there is a soft cap.
+        CAUSAL: whether a row sees no keys after its own. Otherwise the window is the distance that it does not reach.
+        BIASED: whether there are biases. There is no soft cap then.
         PRECISION: that of `product`.
     """
     c = tl.arange(0, COUNT)
@@ -152,21 +170,29 @@ def score_tile(
     at = Key + to_int64(start) * KEY_STRIDE + c[:, None] * KEY_STRIDE + dims[None, :]
     keys = tl.load(at, mask=valid[:, None] & (dims < size)[None, :], other=0.0)
     raw = product(keys, q, PRECISION) * scale
-    visible = valid[:, None] & (j[:, None] <= rows[None, :]) & (rows[None, :] - j[:, None] < window)
+    if CAUSAL:
+        visible = valid[:, None] & (j[:, None] <= rows[None, :]) & (rows[None, :] - j[:, None] < window)
+    else:
+        visible = valid[:, None] & (tl.abs(rows[None, :] - j[:, None]) < window)
     scores = raw
     if CAPPED:
         scores = _capped(raw, softcap)
+    if BIASED:
+        bias = Bias + rows.to(tl.int64)[None, :] * length + j[:, None]
+        bias = tl.load(bias, mask=visible & (rows < length)[None, :], other=0.0)
+        scores += LOG2_E * bias + 0.0 * bias
     return keys, valid, raw, tl.where(visible, scores, -float("inf")), visible
 
 
 @triton.jit
 def sweep(
     near, far, grow, shift, peak, log2_total, q, log2_sum, rows, dims, neuron, partner, sign,
-    Key, Plain, Growth, Cos, Sin, Valid, Scratch,
+    Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
     first, last, size, turned, length, window, scale, softcap,
     KEY_STRIDE: tl.constexpr, PLAIN_STRIDE: tl.constexpr, GROWTH_STRIDE: tl.constexpr, TABLE_STRIDE: tl.constexpr,
     KEYS: tl.constexpr, MODE: tl.constexpr, OF_KEYS: tl.constexpr, FAR: tl.constexpr, ROW_GROWTH: tl.constexpr,
-    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
+    KEY_GROWTH: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Returns three sums over the keys [first, last), (ROWS, LANES) each.
 
@@ -193,8 +219,9 @@ def sweep(
         m += -float("inf")
     for start in tl.range(first, last, KEYS):
         _keys, valid, raw, scores, _visible = score_tile(
-            q, Key, Valid, start, rows, dims, size, length, window, scale, softcap, KEYS, KEY_STRIDE, CAPPED, PRECISION
-        )
+            q, Key, Valid, Bias, start, rows, dims, size, length, window, scale, softcap,
+            KEYS, KEY_STRIDE, CAPPED, CAUSAL, BIASED, PRECISION,
+        )  # fmt: skip
         log2_a = scores - log2_sum[None, :]
         tl.debug_barrier()  # all threads have read the previous tile
         if MODE == POWER:

@@ -56,6 +56,9 @@ def variants(workload: Workload) -> dict[str, tuple[int, torch.dtype, Callable[[
         f"heads of {usual}, norm": (usual, DTYPE, _with_norm),
         f"heads of {usual}, soft cap": (usual, DTYPE, _with_softcap),
         f"heads of {usual}, float16": (usual, torch.float16, _unchanged),
+        f"heads of {usual}, sinks": (usual, DTYPE, _with_sinks),
+        f"heads of {usual}, both sides": (usual, DTYPE, _both_sides),
+        f"heads of {usual}, biases": (usual, DTYPE, _with_biases),
     }
 
 
@@ -73,6 +76,19 @@ def _with_norm(problem: QKProblem) -> QKProblem:
 
 def _with_softcap(problem: QKProblem) -> QKProblem:
     return problem._replace(softcap=50.0)
+
+
+def _with_sinks(problem: QKProblem) -> QKProblem:
+    return problem._replace(sinks=torch.zeros_like(problem.q[0, :, 0, 0]))
+
+
+def _both_sides(problem: QKProblem) -> QKProblem:
+    return problem._replace(causal=False)
+
+
+def _with_biases(problem: QKProblem) -> QKProblem:
+    length = problem.q.shape[2]
+    return problem._replace(bias=torch.zeros(1, problem.q.shape[1], length, length, device=problem.q.device))
 
 
 def _case(name: str, workload: Workload, documents: int, device: torch.device) -> Case:

@@ -97,7 +97,7 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         widths["k"] += f": {own:,} of each head, then {shared:,} rotated ones that all heads share"
         widths["latent vectors"] = f"keys and values come from one of size {latent:,}; what gives it has no neurons"
     family = f"{model.config.model_type} ({type(model).__name__})"
-    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths, **_slow_backends(decoder)}
+    rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}
     print(_table(rows, indent="  "))
     if len(decoder.attention_layers) < len(decoder.layers):
         print(_without_attention(decoder))
@@ -145,32 +145,6 @@ def _remarks(decoder: Decoder) -> list[str]:
         f"The importance of {site} is not measured, and zero in results: {reason}. Its neurons can be deactivated."
         for site, reason in unmeasured.items()
     ]
-
-
-def _slow_backends(decoder: Decoder) -> dict[str, str]:
-    """Returns {what the attention has: the backends whose kernels do not take it}, or nothing where all take it."""
-    import torch
-
-    from pymultiling.mathematics.qk_problem import QKProblem
-    from pymultiling.ops.registry import OPERATORS
-
-    family = decoder.family
-    if family.sinks is None and family.causal:
-        return {}
-    layer = next(iter(decoder.attention_layers.values()))
-    q = torch.empty(1, layer.heads, 1, layer.head_size, dtype=torch.bfloat16, device="meta")
-    valid = torch.ones(1, 1, dtype=torch.bool, device="meta")
-    sinks = None if family.sinks is None else q[0, :, 0, 0]
-    bias = None if family.position_bias is None else q[..., :1]
-    problem = QKProblem(
-        q, q, None, None, None, None, valid, None, None, 1.0, None, None, False, sinks, family.causal, bias
-    )
-    kernels = OPERATORS["qk_importance"].kernels
-    reasons = {name: kernel.unsupported(problem) for name, kernel in kernels.items()}
-    slow = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-    name, kind = ("sinks", "a score for each query head") if family.causal else ("attention", "to tokens on both sides")
-    kind = f"of the encoder, {kind}" if family.is_pair else kind
-    return {name: f"{kind}; q and k run on plain PyTorch on a GPU ({'; '.join(slow)})"}
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:

@@ -185,8 +185,8 @@ def qk_importance(
         bias: (B or 1, H, l, l), floating, added to the attention scores (relative positions of T5), which have no soft
             cap then. No neuron changes it. None: nothing is added.
         mode: "exact" or "fast".
-        backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 without norms and soft caps.
-            "triton" and "cuda" take no sinks, no bias and no causal=False.
+        backend: "auto", "triton", "cuda", "cpp" or "torch". "cuda" takes bfloat16 in causal
+            attention without norms, soft caps, sinks and biases.
 
     Returns:
         (B, H d) for the query neurons and (B, K d) for the key neurons, in float32, or in float64 for float64 input.

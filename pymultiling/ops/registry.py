@@ -125,20 +125,15 @@ def _too_many_neighbors(points: Tensor, k: int, metric: Metric) -> str | None:
     return f"its kernel takes k up to {MAX_TRITON_NEIGHBORS}, not {k}" if k > MAX_TRITON_NEIGHBORS else None
 
 
-def _attention_unsupported(problem: QKProblem) -> str | None:
-    """Returns why kernels for causal attention by products of q and k alone do not support the arguments, or None."""
+def _unsupported_by_cuda(problem: QKProblem) -> str | None:
+    """Returns why the CUDA kernel does not support the arguments, or None if it does."""
+    size, rotated = problem.q.shape[3], 0 if problem.cos is None else problem.cos.shape[2]
     if not problem.causal:
         return "its kernel does not support attention to later tokens"
     if problem.bias is not None:
         return "its kernel does not support biases of the attention scores"
-    return None if problem.sinks is None else "its kernel does not support attention sinks"
-
-
-def _unsupported_by_cuda(problem: QKProblem) -> str | None:
-    """Returns why the CUDA kernel does not support the arguments, or None if it does."""
-    size, rotated = problem.q.shape[3], 0 if problem.cos is None else problem.cos.shape[2]
-    if (reason := _attention_unsupported(problem)) is not None:
-        return reason
+    if problem.sinks is not None:
+        return "its kernel does not support attention sinks"
     if problem.q_growth is not None or problem.k_growth is not None:
         return "its kernel does not support a norm over the head"
     if problem.softcap is not None:
@@ -300,7 +295,7 @@ _ENTRIES = (
         f"{QK_SCHEMA} -> (Tensor, Tensor, Tensor, Tensor)",
         fake=_fake_qk_estimate,
         results=("q", "k", "q_error", "k_error"),
-        kernels={"triton": replace(TRITON, unsupported=_attention_unsupported), "cpp": CPP},
+        kernels={"triton": TRITON, "cpp": CPP},
         budget=Budget(4e-6, floor_factor=_qk_floor_factor, is_estimate=True),
         public_function="qk_importance",
         options={"mode": "fast"},
@@ -315,7 +310,7 @@ _ENTRIES = (
         fake=_fake_qk,
         results=("q", "k"),
         kernels={
-            "triton": replace(TRITON, unsupported=_attention_unsupported),
+            "triton": TRITON,
             "cuda": replace(CUDA, unsupported=_unsupported_by_cuda),
             "cpp": CPP,
         },

@@ -105,13 +105,11 @@ def test_the_exported_model_computes_what_deactivate_does(name, dtype, tmp_path)
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_doctor_agrees_and_says_what_is_slow(name, tmp_path, capsys):
+def test_doctor_agrees_and_names_no_slow_kernel(name, tmp_path, capsys):
     folder = save_model(tmp_path / "model", tiny_model(name))
     assert type(load_model(str(folder), torch.device("cpu"))[0]) is type(tiny_model(name))
     assert main(["doctor", "--model", str(folder)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    (line,) = [line for line in lines if line.strip().startswith("attention")]
-    assert "of the encoder, to tokens on both sides; q and k run on plain PyTorch on a GPU" in line
+    assert "plain PyTorch" not in capsys.readouterr().out
     assert max(spot_check(tiny_model(name, torch.float64)).values()) < 1e-6
 
 

@@ -128,14 +128,11 @@ def test_other_heads_have_the_same_neurons(name, head, tmp_path):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_commands_measure_encoders_and_doctor_says_what_is_slow(name, tmp_path, capsys):
+def test_commands_measure_encoders_and_doctor_names_no_slow_kernel(name, tmp_path, capsys):
     model = save_model(tmp_path / "model", tiny_model(name))
     assert type(load_model(str(model), torch.device("cpu"))[0]).__name__.endswith("ForMaskedLM")
     assert main(["doctor", "--model", str(model)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    (line,) = [line for line in lines if line.strip().startswith("attention")]
-    assert "to tokens on both sides; q and k run on plain PyTorch on a GPU" in line
-    assert "triton: its kernel does not support attention to later tokens" in line
+    assert "plain PyTorch" not in capsys.readouterr().out
     corpora = [f"--corpus={name}={write_text(tmp_path / f'{name}.txt', texts(name))}" for name in ("fr", "de")]
     options = ["--ffn=0.2", "--attention=0.2", "--share=0.5", "--quiet"]
     assert main(["detect", "--model", str(model), *corpora, *options, "--out", str(tmp_path / "found")]) == 0

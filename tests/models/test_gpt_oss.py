@@ -105,11 +105,11 @@ def test_doctor_finds_agreement():
     assert max(spot_check(tiny_model("gpt_oss", torch.float64)).values()) < 1e-4
 
 
-def test_doctor_says_which_kernels_do_not_take_sinks(tmp_path, capsys):
+def test_doctor_names_no_slow_kernel(tmp_path, capsys):
+    """Triton's kernels take sinks."""
     save_model(tmp_path, tiny_model("gpt_oss"))
     assert main(["doctor", "--model", str(tmp_path), "--no-check"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("sinks")]
-    assert "plain PyTorch" in line and "triton: its kernel does not support attention sinks" in line
+    assert "plain PyTorch" not in capsys.readouterr().out
 
 
 def attend_with_other_sinks(monkeypatch, model, change: str) -> None:

@@ -198,6 +198,8 @@ def test_auto_never_selects_the_cuda_kernel(the_cuda_extension):
         ({"k_growth": torch.ones(1)}, "its kernel does not support a norm over the head"),
         ({"softcap": 2.0}, "its kernel does not support a soft cap"),
         ({"causal": False}, "its kernel does not support attention to later tokens"),
+        ({"bias": torch.ones(1)}, "its kernel does not support biases of the attention scores"),
+        ({"sinks": torch.ones(1)}, "its kernel does not support attention sinks"),
         ({"size": 80}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 80"),
         ({"size": 288}, "its kernel takes heads whose size is a multiple of 32, 256 at most, not 288"),
         ({"cos": torch.ones(1, 3, 6)}, "its kernel takes a multiple of 4 rotated dimensions, not 6"),

@@ -21,7 +21,7 @@ from pymultiling.ops.reference.qk_estimate import choose_keys
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
 from tests.support.operator_inputs import examples, is_interpreted
-from tests.support.qk_cases import EXTREME, Case, importance, limit_kernels, share_kernels, supported, to_dtype
+from tests.support.qk_cases import EXTREME, Case, importance, limit_kernels, share_kernels, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # from NumPy in Triton's interpreter
 reference, all_keys = OPERATORS["qk_estimate"].reference(), OPERATORS["qk_importance"].reference()
@@ -44,7 +44,7 @@ def fitting(case, backend):
 
     For Triton's interpreter it is a small one that still has rows with draws.
     """
-    case = share_kernels(supported(case, backend), backend)
+    case = share_kernels(case, backend)
     return replace(case, batch=1, kv_heads=1, group=1, length=min(case.length, 36)) if is_interpreted(backend) else case
 
 
@@ -342,6 +342,7 @@ LONG = {
     "sinks, large scores": Case(batch=1, kv_heads=1, length=34, sinks=(0.0, 60.0), query_factor=20),
     "both sides": Case(batch=1, kv_heads=1, length=34, causal=False),
     "both sides, biases": Case(batch=1, kv_heads=1, length=34, causal=False, bias="shared", rotation=None),
+    "biases, norm": Case(batch=1, kv_heads=1, length=34, bias="own", norm=True),
     "both sides, window, padding": Case(
         batch=1, kv_heads=1, group=1, length=80, window=14, padding="some", causal=False
     ),
@@ -367,7 +368,7 @@ def test_long_rows_equal_the_reference_up_to_rounding(estimating, case):
     """A different choice of draws would change the median neuron by its spread, at least 3e-3 of its value."""
     if is_interpreted(estimating):
         pytest.skip("too slow in Triton's interpreter")
-    actual, plain = estimate(supported(case, estimating), estimating, torch.float32), estimate(case)
+    actual, plain = estimate(case, estimating, torch.float32), estimate(case)
     for value, plain_value, spread in zip(actual[:2], plain, plain[2:]):
         difference = (value.double() - plain_value).abs()
         assert (difference / plain_value).median() < 1e-5

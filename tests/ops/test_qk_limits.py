@@ -8,7 +8,7 @@ import torch
 from pymultiling.mathematics.attention import capped_change
 from pymultiling.ops.registry import OPERATORS
 from tests.support.error_budget import assert_within_budget, relative_error
-from tests.support.qk_cases import Case, importance, supported, to_dtype
+from tests.support.qk_cases import Case, importance, to_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # from NumPy in Triton's interpreter
 
@@ -101,7 +101,7 @@ def test_an_infinite_neuron_before_the_rotation_is_nan(backend, mode, operator, 
 def test_an_infinite_bias_makes_its_head_nan(backend, mode, operator, sign):
     """Also where it is -inf, which is no way to hide a key: `valid`, `window` and `causal` hide keys."""
     bias = torch.zeros(1, 2, SMALL.length, SMALL.length)
-    problem = supported(replace(SMALL, bias="shared"), backend).problem(torch.float32)._replace(bias=bias)
+    problem = SMALL.problem(torch.float32)._replace(bias=bias)
     whole = importance(problem, mode=mode, backend=backend)
     broken = bias.clone()
     broken[0, 1, 5, 2] = sign * torch.inf

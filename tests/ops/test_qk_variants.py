@@ -35,7 +35,8 @@ GROUPS = (2, 1, 1, 1)
 def name_of(case, dtype):
     """Returns the name of a test."""
     kind = "after the rotation" if not case.before else f"rotation {case.rotation}"
-    further = f"{', norm' * case.norm}{', soft cap' if case.softcap else ''}"
+    further = f"{', norm' * case.norm}{', soft cap' if case.softcap else ''}{', sinks' if case.sinks else ''}"
+    further += f"{', both sides' * (not case.causal)}{', biases' if case.bias else ''}"
     return f"{case.size}, {str(dtype).removeprefix('torch.')}, {kind}{further}"
 
 
@@ -47,7 +48,28 @@ def cases():
         window, padding, factor, group = (x[n % len(x)] for x in (WINDOWS, PADDINGS, QUERY_FACTORS, GROUPS))
         case = Case(batch=1, kv_heads=1, length=70, size=size, float32_tables=n % 2 == 1, **kind)
         yield replace(case, window=window, padding=padding, query_factor=factor, group=group), dtype
+    yield from SINKS
+    yield from BOTH_SIDES
+    yield from BIASES
 
+
+# As in gpt-oss, and with each dtype, site and kind of change.
+SINK_SCORES = (-1.0, 4.0)
+SINKS = (
+    (Case(batch=1, kv_heads=1, length=70, size=64, sinks=SINK_SCORES, window=30, padding="left"), torch.bfloat16),
+    (Case(batch=1, kv_heads=1, length=70, size=16, sinks=SINK_SCORES, norm=True, softcap=2.0), torch.float32),
+    (Case(batch=1, kv_heads=1, length=70, size=128, sinks=SINK_SCORES, before=False, query_factor=30), torch.float16),
+)
+BOTH_SIDES = (
+    (Case(batch=1, kv_heads=1, length=70, size=64, causal=False, window=18, padding="some"), torch.bfloat16),
+    (Case(batch=1, kv_heads=1, length=70, size=32, causal=False, rotation=None, padding="right"), torch.float32),
+    (Case(batch=1, kv_heads=1, length=70, size=16, causal=False, norm=True, softcap=2.0), torch.float16),
+)
+BOTH = Case(batch=1, kv_heads=1, length=70, size=64, rotation=None, causal=False)
+BIASES = (
+    (replace(BOTH, bias="shared", padding="some"), torch.bfloat16),  # as in T5
+    (replace(BOTH, bias="own", size=32, sinks=SINK_SCORES, causal=True, window=30), torch.float32),
+)
 
 CASES = {name_of(*x): x for x in cases()}
 on_triton = pytest.mark.parametrize("backend", ["triton"], indirect=True)

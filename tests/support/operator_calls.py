@@ -28,6 +28,12 @@ CHANGES = {
             "q_growth": lambda named: torch.full_like(named["q"], 0.25),
             "k_growth": lambda named: torch.full_like(named["k"], 0.25),
         },
+        {
+            "causal": False,
+            "window": 3,
+            "sinks": lambda named: named["q"].new_zeros(named["q"].shape[1]),
+            "bias": lambda named: named["q"].new_ones(1, *named["q"].shape[1:3], named["q"].shape[2]),
+        },
     ],
 }
 CHANGES["mask_neurons_"], CHANGES["qk_estimate"] = CHANGES["mask_neurons"], CHANGES["qk_importance"]

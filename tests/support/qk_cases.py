@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -206,13 +205,6 @@ def importance(problem: QKProblem, **options: object) -> tuple[Tensor, ...]:
     return qk_importance(**problem._asdict(), **options)
 
 
-def supported(case: Case, backend: str) -> Case:
-    """Returns the case. Skips the test if the backend's kernels do not take its sinks or its attention."""
-    if backend == "triton" and (case.sinks is not None or case.bias is not None or not case.causal):
-        pytest.skip("Triton's kernels take causal attention without sinks and biases")
-    return case
-
-
 def share_kernels(case: Case, backend: str) -> Case:
     """Returns the case, or for compiled Triton kernels one whose heads have 16 dimensions instead of 2 to 15.
 
@@ -226,11 +218,11 @@ def share_kernels(case: Case, backend: str) -> Case:
 def limit_kernels(case: Case, backend: str) -> Case:
     """Returns the case, or for compiled Triton kernels one of the same width for all cases, without norm and soft cap.
 
-    There each width, norm and soft cap needs another kernel. Norms and soft caps have their own tests. Triton's kernels
-    take causal attention without sinks.
+    There each width, norm, soft cap, sink, bias and direction needs another kernel. They have their own tests.
     """
-    case = replace(case, sinks=None, causal=True) if backend == "triton" else case
-    return case if backend != "triton" or is_interpreted(backend) else replace(case, size=16, norm=False, softcap=None)
+    if backend != "triton" or is_interpreted(backend):
+        return case
+    return replace(case, size=16, norm=False, softcap=None, sinks=None, causal=True, bias=None)
 
 
 # Cases whose attention scores or changes are far from 1, or whose shapes are unusual.

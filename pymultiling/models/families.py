@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Llama4TextConfig,
         MiniCPM3Config,
         Ministral3Config,
+        Mistral4Config,
         MptConfig,
         MT5Config,
         OlmoConfig,
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
     )
     from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 
-    LatentConfig: TypeAlias = DeepseekV2Config | DeepseekV3Config | Glm4MoeLiteConfig | MiniCPM3Config | YoutuConfig
+    DeepseekConfig: TypeAlias = DeepseekV3Config | Glm4MoeLiteConfig | Mistral4Config
+    LatentConfig: TypeAlias = DeepseekConfig | DeepseekV2Config | MiniCPM3Config | YoutuConfig
 
 # Each function takes the configuration class of its own kind of model.
 FamilyFunction: TypeAlias = Callable[[Any], Family]
@@ -197,7 +199,7 @@ def _minicpm3(config: LatentConfig) -> Family:
     )
 
 
-def _youtu(config: DeepseekV3Config | Glm4MoeLiteConfig | YoutuConfig) -> Family:
+def _youtu(config: DeepseekConfig | YoutuConfig) -> Family:
     return replace(_minicpm3(config), regrouped=bool(config.rope_interleave))
 
 
@@ -207,7 +209,7 @@ def _deepseek_v2(config: DeepseekV2Config) -> Family:
     )
 
 
-def _deepseek_v3(config: DeepseekV3Config | Glm4MoeLiteConfig) -> Family:
+def _deepseek_v3(config: DeepseekConfig) -> Family:
     return replace(_youtu(config), experts="experts", shared_expert="shared_experts")
 
 
@@ -345,8 +347,16 @@ def _llama4(config: Llama4TextConfig) -> Family:
 
 
 def _ministral3(config: Ministral3Config) -> Family:
+    return Family(query_scaling=_query_scaling(config))
+
+
+def _mistral4(config: Mistral4Config) -> Family:
+    return replace(_deepseek_v3(config), query_scaling=_query_scaling(config))
+
+
+def _query_scaling(config: Ministral3Config | Mistral4Config) -> tuple[float, int]:
     rotation = cast("dict[str, Any]", config.rope_parameters)
-    return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
+    return rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]
 
 
 def _mpt(config: MptConfig) -> Family:
@@ -435,6 +445,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "mistral": Family(),
     "ministral": Family(),
     "ministral3": _ministral3,
+    "mistral4": _mistral4,
     "seed_oss": Family(),
     "cwm": Family(),
     "hunyuan_v1_dense": Family(q_norm="query_layernorm", k_norm="key_layernorm", norms_behind_rotation=True),

@@ -294,9 +294,8 @@ class Family:
                 "kv needs interface=True, a rotation in all layers, qkv=None and clip=None",
             ),
             (
-                self.kv is None
-                or not (self.q_norm or self.output_gate or self.scaled_queries or self.query_scaling or self.sinks),
-                "with kv, q_norm, output_gate, scaled_queries, query_scaling and sinks are not supported",
+                self.kv is None or not (self.q_norm or self.output_gate or self.scaled_queries or self.sinks),
+                "with kv, q_norm, output_gate, scaled_queries and sinks are not supported",
             ),
             (
                 not self.regrouped or (self.kv is not None and not self.interleaved),

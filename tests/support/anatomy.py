@@ -64,6 +64,7 @@ EXPERT_COUNT_FIELDS = {
     "deepseek_v2": "n_routed_experts",
     "deepseek_v3": "n_routed_experts",
     "glm4_moe_lite": "n_routed_experts",
+    "mistral4": "n_routed_experts",
 }
 # Kinds of models that have as many key heads as query heads, or one.
 WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
@@ -74,7 +75,7 @@ NORMED_VALUES = ("gemma3n_text", "gemma4_text")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models with multi-head latent attention.
-LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu")
+LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "mistral4", "youtu")
 
 
 def module_name(config, part: str) -> str | None:
@@ -249,6 +250,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "deepseek_v2": "moe_intermediate_size",
         "deepseek_v3": "moe_intermediate_size",
         "glm4_moe_lite": "moe_intermediate_size",
+        "mistral4": "moe_intermediate_size",
     }
     if config.model_type in GATED and config.layer_types[layer] != "full_attention":
         query = key = 0
@@ -289,6 +291,7 @@ def shared_width(config) -> int:
         "deepseek_v3": "n_shared_experts",
         "glm4_moe": "n_shared_experts",
         "glm4_moe_lite": "n_shared_experts",
+        "mistral4": "n_shared_experts",
         "dots1": "n_shared_experts",
         "exaone_moe": "num_shared_experts",
         "afmoe": "num_shared_experts",

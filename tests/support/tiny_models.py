@@ -217,6 +217,11 @@ LATENT_EXPERTS = dict(
     topk_group=1,
     routed_scaling_factor=1.7,
 )
+# Documents are longer than the positions that share a factor of their queries, and than twice as many.
+MISTRAL4 = dict(
+    LATENT_EXPERTS,
+    rope_parameters=dict(LATENT["rope_parameters"], original_max_position_embeddings=4, llama_4_scaling_beta=0.4),
+)
 LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=52)
 # Windows and full attention, whose heads are larger, fewer, and not all rotated. The last two layers take the keys and
 # values of the first two, and have wider FFNs.
@@ -244,6 +249,11 @@ FURTHER_MODELS = {
         dict(LATENT_EXPERTS, **LATENT_DENSE_LAYER, q_lora_rank=None, attention_bias=True, rope_interleave=False),
     ),
     "glm4_moe_lite": ("Glm4MoeLite", dict(LATENT_EXPERTS, mlp_layer_types=["sparse"] * 2)),
+    "mistral4": ("Mistral4", MISTRAL4),
+    "mistral4-half-dense": (
+        "Mistral4",
+        dict(MISTRAL4, **LATENT_DENSE_LAYER, q_lora_rank=None, attention_bias=True, rope_interleave=False),
+    ),
     "minicpm3": ("MiniCPM3", LATENT),
     "youtu": ("Youtu", dict(LATENT, attention_bias=True)),
     "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         GraniteMoeSWAConfig,
         HyperCLOVAXConfig,
         Llama4TextConfig,
+        MiMoV2FlashConfig,
         MiniCPM3Config,
         Ministral3Config,
         Mistral4Config,
@@ -346,6 +347,11 @@ def _llama4(config: Llama4TextConfig) -> Family:
     )
 
 
+def _mimo_v2_flash(config: MiMoV2FlashConfig) -> Family:
+    scale = config.attention_value_scale
+    return Family(own_value_size=True, value_scale=1.0 if scale is None else scale, sinks="sinks", experts="experts")
+
+
 def _ministral3(config: Ministral3Config) -> Family:
     return Family(query_scaling=_query_scaling(config))
 
@@ -489,6 +495,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "mimo_v2_flash": _mimo_v2_flash,
     "minimax_m2": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "dots1": _DOTS1,
     "exaone_moe": replace(_DOTS1, rotates="is_sliding"),

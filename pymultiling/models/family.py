@@ -53,6 +53,9 @@ class Family:
             Such layers have no k and v. None: all layers have their own keys and values.
         keys_as_values: an attribute of the attention that is true in layers whose values are the keys, as `k` gives
             them. Such layers have no v, and a neuron of k that is off is off in the values too. None: there are none.
+        own_value_size: whether values have another size than queries and keys. `q` then gives as many queries as the
+            configuration has heads, and `o` takes as many values.
+        value_scale: the factor by which the attention multiplies the output of `v`.
         v_norm: an RMSNorm of the values over one head, without a weight. A neuron of v then changes the others of its
             head, and its importance is not measured. None: values have no norm.
         q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
@@ -96,7 +99,8 @@ class Family:
         position_bias: the keyword argument in which the attention interface gets biases of the attention scores, (1 or
             documents, query heads, tokens, tokens); None: there are none.
         sinks: a parameter of the attention, (query heads,): scores of attention sinks. softmax weighs the sink of a
-            head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
+            head beside the keys, without the soft cap, and its probability is dropped. Layers where it is None have no
+            sinks. None: there are none.
         o: the output projection.
         output_gate: whether `q` gives, for every head, the query and then a gate of the same size, by whose sigmoid the
             attention's output is multiplied before `o`. The neurons of q are those of the query. Or the path of a
@@ -161,6 +165,8 @@ class Family:
     regrouped: bool = False
     shared_keys: tuple[str, str] | None = None
     keys_as_values: str | None = None
+    own_value_size: bool = False
+    value_scale: float = 1.0
     v_norm: str | None = None
     q_norm: str | None = None
     k_norm: str | None = None
@@ -266,6 +272,16 @@ class Family:
                 not (self.shared_keys or self.keys_as_values or self.v_norm)
                 or bool(self.interface and self.qkv is None and self.clip is None and self.sinks is None),
                 "shared_keys, keys_as_values and v_norm need interface=True, qkv=None, clip=None and sinks=None",
+            ),
+            (
+                not (self.own_value_size or self.value_scale != 1)
+                or bool(self.interface and self.kv is None and self.qkv is None and self.clip is None),
+                "own_value_size and value_scale need interface=True, kv=None, qkv=None and clip=None",
+            ),
+            (
+                not (self.own_value_size or self.value_scale != 1)
+                or not (self.shared_keys or self.keys_as_values or self.v_norm or self.output_gate),
+                "own_value_size and value_scale need shared_keys, keys_as_values, v_norm and output_gate at defaults",
             ),
             (
                 self.gate_sparsity is None or bool(self.gate and self.experts is None and self.gate_up is None),

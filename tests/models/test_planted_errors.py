@@ -47,6 +47,8 @@ def forget_sinks(model):
     original = source.eager_attention_forward
 
     def attend(module, *args, **kwargs):
+        if module.sinks is None:
+            return original(module, *args, **kwargs)
         sinks = module.sinks.data.clone()
         module.sinks.data.fill_(-30.0)
         try:
@@ -135,6 +137,7 @@ ERRORS = {
     "granitemoe_swa": WITH_SINKS | EXPERTS | SHARED_IN_LAYER,
     "dots1": ATTENTION | EXPERTS | SHARED,
     "exaone_moe": ATTENTION | EXPERTS | SHARED,
+    "mimo_v2_flash": ATTENTION | WITH_SINKS | EXPERTS,
     "minimax_m2": ATTENTION | EXPERTS,
     "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
     "cohere2_moe": ATTENTION | EXPERTS | SHARED,

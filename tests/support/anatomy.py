@@ -52,6 +52,7 @@ EXPERT_COUNT_FIELDS = {
     "flex_olmo": "num_experts",
     "afmoe": "num_experts",
     "exaone_moe": "num_experts",
+    "mimo_v2_flash": "n_routed_experts",
     "minimax_m2": "num_local_experts",
     "hunyuan_v1_moe": "num_experts",
     "cohere2_moe": "num_experts",
@@ -242,6 +243,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "qwen3_moe": "moe_intermediate_size",
         "ernie4_5_moe": "moe_intermediate_size",
         "glm4_moe": "moe_intermediate_size",
+        "mimo_v2_flash": "moe_intermediate_size",
         "dots1": "moe_intermediate_size",
         "afmoe": "moe_intermediate_size",
         "exaone_moe": "moe_intermediate_size",
@@ -266,6 +268,10 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         heads, own, shared = config.num_attention_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
         values = heads * config.v_head_dim
         return dict(ffn=ffn, q=heads * (own + shared), k=heads * own + shared, v=values, o=values)
+    if config.model_type == "mimo_v2_flash":
+        heads, keys = config.num_attention_heads, key_heads(config)
+        keys *= 2 if config.layer_types[layer] == "sliding_attention" else 1
+        return dict(ffn=ffn, q=query, k=keys * head, v=keys * config.v_head_dim, o=heads * config.v_head_dim)
     return dict(ffn=ffn, q=query, k=key, v=key, o=query)
 
 

@@ -164,6 +164,25 @@ AFMOE = dict(
     moe_intermediate_size=8,
     route_scale=1.5,
 )
+# A layer of full attention, with one key head, and one with a window, two key heads, and sinks. Padding sees a token of
+# each document.
+MIMO = dict(
+    EXPERTS,
+    head_dim=8,
+    v_head_dim=5,
+    num_key_value_heads=1,
+    sliding_window=5,
+    layer_types=["full_attention", "sliding_attention"],
+    mlp_layer_types=["sparse", "sparse"],
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_group=2,
+    moe_intermediate_size=8,
+    routed_scaling_factor=1.5,
+    rope_parameters=dict(
+        full_attention=dict(PARTIAL, rope_theta=1e6), sliding_attention=dict(PARTIAL, partial_rotary_factor=0.25)
+    ),
+)
 COHERE_MOE = dict(EXPERTS, head_dim=8, num_experts=5, num_experts_per_tok=2)
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
@@ -305,6 +324,17 @@ FURTHER_MODELS = {
     "minimax_m2": (
         "MiniMaxM2",
         dict(EXPERTS, head_dim=8, num_local_experts=5, num_experts_per_tok=2, rope_parameters=dict(PARTIAL)),
+    ),
+    "mimo_v2_flash": ("MiMoV2Flash", MIMO),
+    "mimo_v2_flash-half-dense": (
+        "MiMoV2Flash",
+        dict(
+            MIMO,
+            attention_value_scale=None,
+            attention_bias=True,
+            intermediate_size=60,
+            mlp_layer_types=["dense", "sparse"],
+        ),
     ),
     "hunyuan_v1_moe": (
         "HunYuanMoEV1",

@@ -40,6 +40,8 @@ class Family:
         qkv: one projection for queries, keys and values, in place of `q`, `k` and `v`.
         qkv_by_head: the order of the outputs of `qkv`. True: for every key head the queries that share it, then the
             key, then the value. False: all queries, then all keys, then all values.
+        qkv_blocks: with `qkv` and as many key heads as query heads, how many equal blocks its outputs have, each for
+            as many heads: all queries of the block, then all values, then all keys. None: the order is `qkv_by_head`.
         kv: one projection for keys and values, in place of `k` and `v`, which gets a latent vector (multi-head latent
             attention). Its outputs are, for every head, those dimensions of the key that are not rotated, and then the
             value.
@@ -160,6 +162,7 @@ class Family:
     v: str = "v_proj"
     qkv: str | None = None
     qkv_by_head: bool = False
+    qkv_blocks: int | None = None
     kv: str | None = None
     shared_k: str | None = None
     regrouped: bool = False
@@ -300,6 +303,10 @@ class Family:
             (
                 not self.complex_tables or (self.interleaved and not self.half_tables),
                 "complex_tables needs interleaved=True and half_tables=False",
+            ),
+            (
+                self.qkv_blocks is None or (self.qkv is not None and not self.qkv_by_head and self.qkv_blocks > 0),
+                "qkv_blocks needs qkv, qkv_by_head=False and a number above 0",
             ),
             ((self.kv is None) == (self.shared_k is None), "give kv and shared_k both, or neither"),
             (

@@ -57,6 +57,15 @@ def attention_projections(
         fused = find_linear(attention, family.qkv, where)
         rows = outputs_of(fused)
         key_width = (rows - width) // 2
+        if family.qkv_blocks is not None:
+            if heads % family.qkv_blocks or rows != 3 * width:
+                raise UnsupportedModel(
+                    f"{where}: the {rows} outputs of {family.qkv} are no {family.qkv_blocks} blocks of the queries, "
+                    f"values and keys of {heads} heads of {head_size}: {CORRECT_ENTRY}"
+                )
+            block = width // family.qkv_blocks
+            q, v, k = (Projection(fused, start, start + block, family.qkv_blocks) for start in (0, block, 2 * block))
+            return q, k, v
         if family.qkv_by_head:
             groups = max(1, key_width // head_size)  # one for each key head
             query_end, block = rows // groups - 2 * head_size, rows // groups

@@ -22,6 +22,7 @@ OTHER_NAMES = {
     "openai-gpt": dict(layers="h", attention="attn", o="c_proj", qkv="c_attn"),
     "gptj": dict(layers="h", norm="ln_f", attention="attn", o="out_proj"),
     "gpt_neox_japanese": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
+    "codegen": dict(layers="h", norm="ln_f", attention="attn", o="out_proj", qkv="qkv_proj"),
     "mpt": dict(layers="blocks", norm="norm_f", attention="attn", o="out_proj", qkv="Wqkv"),
     "biogpt": dict(norm="layer_norm", o="out_proj"),
     "gpt_bigcode": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
@@ -69,7 +70,7 @@ EXPERT_COUNT_FIELDS = {
 }
 # Kinds of models that have as many key heads as query heads, or one.
 WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
-                  "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
+                  "codegen", "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
                   "bert", "roberta", "modernbert", "xlm-roberta", "t5", "mt5", "m2m_100")  # fmt: skip
 # Kinds of models whose values pass a norm, and whose last layers take the keys and values of earlier ones.
 NORMED_VALUES = ("gemma3n_text", "gemma4_text")
@@ -233,6 +234,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "gpt2": "n_inner",
         "gpt_bigcode": "n_inner",
         "gptj": "n_inner",
+        "codegen": "n_inner",
         "opt": "ffn_dim",
         "t5": "d_ff",
         "mt5": "d_ff",
@@ -349,6 +351,9 @@ def rows_of(config, site: str) -> torch.Tensor | None:
     shares_keys = config.model_type == "gpt_bigcode" and config.multi_query
     if shares_keys or config.model_type in ("gpt2", "modernbert", "mpt", "openai-gpt", "phi3"):
         parts = rows.split([width["q"], width["k"], width["v"]])
+    elif config.model_type == "codegen":  # four blocks, each of the queries, then the values, then the keys
+        by_block = rows.view(4, 3, -1)
+        parts = by_block[:, 0], by_block[:, 2], by_block[:, 1]
     elif config.model_type in ("gpt_neox", "gpt_neox_japanese", "gpt_bigcode"):
         parts = rows.view(heads, 3 * head).chunk(3, -1)
     elif config.model_type == "falcon" and config.new_decoder_architecture:

@@ -375,6 +375,7 @@ FURTHER_MODELS = {
     ),
     "openai-gpt": ("OpenAIGPT", {}),
     "gptj": ("GPTJ", dict(n_inner=37, rotary_dim=4)),
+    "codegen": ("CodeGen", dict(n_inner=37, num_attention_heads=8, hidden_size=48, rotary_dim=4)),
     "gpt_neox_japanese": ("GPTNeoXJapanese", {}),  # transformers 5.17 fails where it rotates a part of each head
     "mpt": ("Mpt", dict(max_seq_len=64, attn_config=dict(clip_qkv=0.5, softmax_scale=0.3))),
     "mpt-unclipped": ("Mpt", dict(max_seq_len=64)),
@@ -597,8 +598,8 @@ def positions(attention_mask: torch.Tensor, model) -> torch.Tensor:
 
 def unknown_model():
     """Returns a tiny model of a family that the package does not know."""
-    return transformers.CodeGenForCausalLM(
-        transformers.CodeGenConfig(n_embd=16, n_layer=1, n_head=2, rotary_dim=4, vocab_size=VOCABULARY_SIZE)
+    return transformers.CTRLLMHeadModel(
+        transformers.CTRLConfig(n_embd=16, n_layer=1, n_head=2, dff=32, vocab_size=VOCABULARY_SIZE)
     ).eval()
 
 

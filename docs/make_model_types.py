@@ -13,6 +13,7 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
@@ -47,9 +48,13 @@ def page() -> str:
     """
     data = tomllib.loads((FOLDER / "model_types.toml").read_text("utf-8"))
     reasons = {name: group["why"] for group in data["unsupported"] for name in group["types"]}
-    further = [*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES]
-    encoders = [name for name in further if name in FAMILIES]
-    names = dict.fromkeys([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *encoders, *data["multimodal"]])
+    further = [
+        *MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,  # with some text decoders (Mistral 4)
+    ]
+    known = [name for name in further if name in FAMILIES]
+    names = dict.fromkeys([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *known, *data["multimodal"]])
     supported = {name: row for name in names if (row := _supported(name, data)) is not None}
     unsupported = set(names) - set(supported)
     if unsupported != set(reasons):

@@ -441,9 +441,11 @@ class Decoder:
         return self.multiplier(norm)
 
     def sinks(self, layer: AttentionLayer) -> Tensor | None:
-        """Returns the scores (H,) of the sinks of a layer's attention, or None if the family has none."""
+        """Returns the scores (H,) of the sinks of a layer's attention, or None if it has none."""
         name = self.family.sinks
-        return None if name is None else tensor_attribute(layer.attention, name).detach()
+        if name is None or getattr(layer.attention, name) is None:
+            return None
+        return tensor_attribute(layer.attention, name).detach()
 
     def _layer(self, layer: nn.Module, index: int, head_count: int) -> Layer:
         family, where = self.family, f"layer {index}"
@@ -482,9 +484,10 @@ class Decoder:
             raise UnsupportedModel(
                 f"{where}: {family.o} takes {width} values, which {head_count} heads cannot share: {CORRECT_ENTRY}"
             )
-        head_size, latent, shared_k = value_size, None, None
+        latent, shared_k = None, None
         if family.kv is None:
-            q, k, v = attention_projections(attention, family, where, width, head_size)
+            q, k, v = attention_projections(attention, family, where, head_count, value_size)
+            head_size = q.width // head_count
         else:
             q, k, v, shared_k = latent_projections(attention, family, where, head_count)
             latent = LatentHeads(k.width // head_count, shared_k.width, family.regrouped)

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         GraniteMoeSWAConfig,
         HyperCLOVAXConfig,
         Llama4TextConfig,
+        MiMoV2FlashConfig,
         MiniCPM3Config,
         Ministral3Config,
+        Mistral4Config,
         MptConfig,
         MT5Config,
         OlmoConfig,
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
     )
     from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 
-    LatentConfig: TypeAlias = DeepseekV2Config | DeepseekV3Config | Glm4MoeLiteConfig | MiniCPM3Config | YoutuConfig
+    DeepseekConfig: TypeAlias = DeepseekV3Config | Glm4MoeLiteConfig | Mistral4Config
+    LatentConfig: TypeAlias = DeepseekConfig | DeepseekV2Config | MiniCPM3Config | YoutuConfig
 
 # Each function takes the configuration class of its own kind of model.
 FamilyFunction: TypeAlias = Callable[[Any], Family]
@@ -197,7 +200,7 @@ def _minicpm3(config: LatentConfig) -> Family:
     )
 
 
-def _youtu(config: DeepseekV3Config | Glm4MoeLiteConfig | YoutuConfig) -> Family:
+def _youtu(config: DeepseekConfig | YoutuConfig) -> Family:
     return replace(_minicpm3(config), regrouped=bool(config.rope_interleave))
 
 
@@ -207,7 +210,7 @@ def _deepseek_v2(config: DeepseekV2Config) -> Family:
     )
 
 
-def _deepseek_v3(config: DeepseekV3Config | Glm4MoeLiteConfig) -> Family:
+def _deepseek_v3(config: DeepseekConfig) -> Family:
     return replace(_youtu(config), experts="experts", shared_expert="shared_experts")
 
 
@@ -344,9 +347,22 @@ def _llama4(config: Llama4TextConfig) -> Family:
     )
 
 
+def _mimo_v2_flash(config: MiMoV2FlashConfig) -> Family:
+    scale = config.attention_value_scale
+    return Family(own_value_size=True, value_scale=1.0 if scale is None else scale, sinks="sinks", experts="experts")
+
+
 def _ministral3(config: Ministral3Config) -> Family:
+    return Family(query_scaling=_query_scaling(config))
+
+
+def _mistral4(config: Mistral4Config) -> Family:
+    return replace(_deepseek_v3(config), query_scaling=_query_scaling(config))
+
+
+def _query_scaling(config: Ministral3Config | Mistral4Config) -> tuple[float, int]:
     rotation = cast("dict[str, Any]", config.rope_parameters)
-    return Family(query_scaling=(rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]))
+    return rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]
 
 
 def _mpt(config: MptConfig) -> Family:
@@ -435,6 +451,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "mistral": Family(),
     "ministral": Family(),
     "ministral3": _ministral3,
+    "mistral4": _mistral4,
     "seed_oss": Family(),
     "cwm": Family(),
     "hunyuan_v1_dense": Family(q_norm="query_layernorm", k_norm="key_layernorm", norms_behind_rotation=True),
@@ -478,6 +495,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "mimo_v2_flash": _mimo_v2_flash,
     "minimax_m2": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "dots1": _DOTS1,
     "exaone_moe": replace(_DOTS1, rotates="is_sliding"),
@@ -521,6 +539,21 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         layers="h",
         final=("ln_f",),
         attention="attn",
+        interface=False,
+        rotation="position_ids",
+        interleaved=True,
+        rotation_table="embed_positions",
+        o="out_proj",
+        gate=None,
+        up="fc_in",
+        down="fc_out",
+    ),
+    "codegen": Family(
+        layers="h",
+        final=("ln_f",),
+        attention="attn",
+        qkv="qkv_proj",
+        qkv_blocks=4,
         interface=False,
         rotation="position_ids",
         interleaved=True,

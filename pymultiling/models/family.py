@@ -40,6 +40,8 @@ class Family:
         qkv: one projection for queries, keys and values, in place of `q`, `k` and `v`.
         qkv_by_head: the order of the outputs of `qkv`. True: for every key head the queries that share it, then the
             key, then the value. False: all queries, then all keys, then all values.
+        qkv_blocks: with `qkv` and as many key heads as query heads, how many equal blocks its outputs have, each for
+            as many heads: all queries of the block, then all values, then all keys. None: the order is `qkv_by_head`.
         kv: one projection for keys and values, in place of `k` and `v`, which gets a latent vector (multi-head latent
             attention). Its outputs are, for every head, those dimensions of the key that are not rotated, and then the
             value.
@@ -53,6 +55,9 @@ class Family:
             Such layers have no k and v. None: all layers have their own keys and values.
         keys_as_values: an attribute of the attention that is true in layers whose values are the keys, as `k` gives
             them. Such layers have no v, and a neuron of k that is off is off in the values too. None: there are none.
+        own_value_size: whether values have another size than queries and keys. `q` then gives as many queries as the
+            configuration has heads, and `o` takes as many values.
+        value_scale: the factor by which the attention multiplies the output of `v`.
         v_norm: an RMSNorm of the values over one head, without a weight. A neuron of v then changes the others of its
             head, and its importance is not measured. None: values have no norm.
         q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
@@ -96,7 +101,8 @@ class Family:
         position_bias: the keyword argument in which the attention interface gets biases of the attention scores, (1 or
             documents, query heads, tokens, tokens); None: there are none.
         sinks: a parameter of the attention, (query heads,): scores of attention sinks. softmax weighs the sink of a
-            head beside the keys, without the soft cap, and its probability is dropped. None: there are none.
+            head beside the keys, without the soft cap, and its probability is dropped. Layers where it is None have no
+            sinks. None: there are none.
         o: the output projection.
         output_gate: whether `q` gives, for every head, the query and then a gate of the same size, by whose sigmoid the
             attention's output is multiplied before `o`. The neurons of q are those of the query. Or the path of a
@@ -156,11 +162,14 @@ class Family:
     v: str = "v_proj"
     qkv: str | None = None
     qkv_by_head: bool = False
+    qkv_blocks: int | None = None
     kv: str | None = None
     shared_k: str | None = None
     regrouped: bool = False
     shared_keys: tuple[str, str] | None = None
     keys_as_values: str | None = None
+    own_value_size: bool = False
+    value_scale: float = 1.0
     v_norm: str | None = None
     q_norm: str | None = None
     k_norm: str | None = None
@@ -268,6 +277,16 @@ class Family:
                 "shared_keys, keys_as_values and v_norm need interface=True, qkv=None, clip=None and sinks=None",
             ),
             (
+                not (self.own_value_size or self.value_scale != 1)
+                or bool(self.interface and self.kv is None and self.qkv is None and self.clip is None),
+                "own_value_size and value_scale need interface=True, kv=None, qkv=None and clip=None",
+            ),
+            (
+                not (self.own_value_size or self.value_scale != 1)
+                or not (self.shared_keys or self.keys_as_values or self.v_norm or self.output_gate),
+                "own_value_size and value_scale need shared_keys, keys_as_values, v_norm and output_gate at defaults",
+            ),
+            (
                 self.gate_sparsity is None or bool(self.gate and self.experts is None and self.gate_up is None),
                 "gate_sparsity needs gate, experts=None and gate_up=None",
             ),
@@ -285,6 +304,10 @@ class Family:
                 not self.complex_tables or (self.interleaved and not self.half_tables),
                 "complex_tables needs interleaved=True and half_tables=False",
             ),
+            (
+                self.qkv_blocks is None or (self.qkv is not None and not self.qkv_by_head and self.qkv_blocks > 0),
+                "qkv_blocks needs qkv, qkv_by_head=False and a number above 0",
+            ),
             ((self.kv is None) == (self.shared_k is None), "give kv and shared_k both, or neither"),
             (
                 self.kv is None
@@ -294,9 +317,8 @@ class Family:
                 "kv needs interface=True, a rotation in all layers, qkv=None and clip=None",
             ),
             (
-                self.kv is None
-                or not (self.q_norm or self.output_gate or self.scaled_queries or self.query_scaling or self.sinks),
-                "with kv, q_norm, output_gate, scaled_queries, query_scaling and sinks are not supported",
+                self.kv is None or not (self.q_norm or self.output_gate or self.scaled_queries or self.sinks),
+                "with kv, q_norm, output_gate, scaled_queries and sinks are not supported",
             ),
             (
                 not self.regrouped or (self.kv is not None and not self.interleaved),

@@ -21,7 +21,7 @@ CORRECT_ENTRY = "correct the family's entry with register_family (`pymultiling d
 
 
 def attention_projections(
-    attention: nn.Module, family: Family, where: str, width: int, head_size: int
+    attention: nn.Module, family: Family, where: str, heads: int, value_size: int
 ) -> tuple[Projection, Projection | None, Projection | None]:
     """Returns the projections q, k and v, of which k and v may be None as in `AttentionLayer`.
 
@@ -29,14 +29,15 @@ def attention_projections(
         attention: the module of the attention.
         family: the family of the model.
         where: the layer, for messages.
-        width: the number of query neurons.
-        head_size: the number of neurons of a head.
+        heads: the number of query heads.
+        value_size: the number of dimensions of one value.
 
     Raises:
         UnsupportedModel: a projection is missing, or their widths do not fit.
     """
     k: Projection | None
     v: Projection | None
+    head_size, width = value_size, heads * value_size
     if family.qkv is None:
         q = _whole_module(find_linear(attention, family.q, where))
         if family.output_gate is True:  # for every head the query, and then the gate
@@ -45,7 +46,9 @@ def attention_projections(
                     f"{where}: {family.q} gives {q.width} values, and with output_gate it gives a query and a gate for "
                     f"each of the {width} values that {family.o} takes: {CORRECT_ENTRY}"
                 )
-            q = Projection(q.module, 0, head_size, width // head_size)
+            q = Projection(q.module, 0, head_size, heads)
+        if family.own_value_size:
+            head_size, width = q.width // heads, q.width - q.width % heads
         has_own = family.shared_keys is None or not getattr(attention, family.shared_keys[0])
         k = _whole_module(find_linear(attention, family.k, where)) if has_own else None
         has_values = has_own and (family.keys_as_values is None or not getattr(attention, family.keys_as_values))
@@ -54,6 +57,15 @@ def attention_projections(
         fused = find_linear(attention, family.qkv, where)
         rows = outputs_of(fused)
         key_width = (rows - width) // 2
+        if family.qkv_blocks is not None:
+            if heads % family.qkv_blocks or rows != 3 * width:
+                raise UnsupportedModel(
+                    f"{where}: the {rows} outputs of {family.qkv} are no {family.qkv_blocks} blocks of the queries, "
+                    f"values and keys of {heads} heads of {head_size}: {CORRECT_ENTRY}"
+                )
+            block = width // family.qkv_blocks
+            q, v, k = (Projection(fused, start, start + block, family.qkv_blocks) for start in (0, block, 2 * block))
+            return q, k, v
         if family.qkv_by_head:
             groups = max(1, key_width // head_size)  # one for each key head
             query_end, block = rows // groups - 2 * head_size, rows // groups
@@ -62,12 +74,12 @@ def attention_projections(
             groups, ends = 1, (0, width, width + key_width, rows)
         q, k, v = (Projection(fused, start, stop, groups) for start, stop in pairwise(ends))
     keys = width if k is None else k.width
-    values = keys if v is None else v.width
-    if q.width != width or keys != values or keys % head_size or not keys or width % keys:
+    values = keys // head_size * value_size if v is None else v.width
+    if q.width != width or keys * value_size != values * head_size or keys % head_size or not keys or width % keys:
         gate = f" ({family.q} may give a gate too: output_gate)" if q.width == 2 * width else ""
         raise UnsupportedModel(
             f"{where}: the widths of queries, keys and values, {q.width}, {keys} and {values}, do not fit the "
-            f"{width} values that {family.o} takes, in heads of {head_size}{gate}: {CORRECT_ENTRY}"
+            f"{heads * value_size} values that {family.o} takes, in heads of {value_size}{gate}: {CORRECT_ENTRY}"
         )
     return q, k, v
 
@@ -167,8 +179,10 @@ def ffn_experts(ffn: nn.Module, path: str, family: Family, where: str) -> Expert
 
 
 def require_sinks(attention: nn.Module, name: str, where: str, heads: int) -> None:
-    """Raises UnsupportedModel unless the attention has a parameter of this name with a score for each query head."""
+    """Raises UnsupportedModel unless the attention's parameter of this name is None or a score for each query head."""
     sinks = getattr(attention, name, None)
+    if sinks is None and hasattr(attention, name):
+        return
     if not isinstance(sinks, Tensor) or sinks.shape != (heads,):
         shape = tuple(sinks.shape) if isinstance(sinks, Tensor) else sinks
         raise UnsupportedModel(

@@ -24,6 +24,8 @@ def load(folder, auto_model=AutoModelForCausalLM, **options):
     config = transformers.AutoConfig.from_pretrained(folder)
     if config.model_type in ENCODERS:
         auto_model = AutoModelForMaskedLM
+    if config.model_type == "mistral4":  # transformers has it as the text decoder of Mistral 3 only
+        auto_model = AutoModelForImageTextToText
     if config.model_type == "gemma2":
         options["attn_implementation"] = "eager"
     if hasattr(config, "num_experts_per_tok"):

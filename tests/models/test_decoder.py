@@ -175,7 +175,7 @@ def test_an_unknown_family_is_refused_with_the_list_of_known_ones():
         match=r"model_type 'mamba'.*looked for one of llama, .*phi3.*register_family\('mamba', .*families.py",
     ):
         Decoder(model)
-    with pytest.raises(pml.UnsupportedModel, match=r"CodeGenForCausalLM .model_type 'codegen'"):
+    with pytest.raises(pml.UnsupportedModel, match=r"CTRLLMHeadModel .model_type 'ctrl'"):
         Decoder(unknown_model())
     with pytest.raises(pml.UnsupportedModel, match="Linear"):
         Decoder(nn.Linear(2, 2))

@@ -84,7 +84,8 @@ def test_rows_generate_under_their_own_sets(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["afmoe", "biogpt", "flex_olmo", "gpt_neo", "gptj", "granite_swa", "mpt", "nanochat", "openai-gpt"]
+    "name",
+    ["afmoe", "biogpt", "codegen", "flex_olmo", "gpt_neo", "gptj", "granite_swa", "mpt", "nanochat", "openai-gpt"],
 )
 def test_doctor_finds_agreement(name):
     assert max(spot_check(tiny_model(name, torch.float64)).values()) < 1e-4

@@ -1,4 +1,4 @@
-"""Multi-head latent attention (DeepSeek-V2 and V3, GLM-4-MoE-Lite, MiniCPM3, Youtu).
+"""Multi-head latent attention (DeepSeek-V2 and V3, GLM-4-MoE-Lite, Mistral 4, MiniCPM3, Youtu).
 
 tests/models/test_further_families.py compares importance with brute force, and deactivated neurons with zeroed ones.
 """
@@ -21,6 +21,7 @@ from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.verification.verify import verify
 from pymultiling.probes.verification.zeroing import spot_check
 from tests.probes.test_masking import TOLERANCE, difference, logits
+from tests.support.anatomy import LATENT as ALL_LATENT
 from tests.support.anatomy import latent_row, sizes
 from tests.support.brute_force import float64_throughout
 from tests.support.comparison import brute_force_importance, importance_in_float64, largest_error
@@ -28,6 +29,7 @@ from tests.support.departures import replace_eager_attention
 from tests.support.tiny_models import (
     FURTHER_MODELS,
     LATENT,
+    configuration,
     hidden_of,
     random_neurons,
     tiny_batch,
@@ -38,7 +40,7 @@ from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
 # One of each kind of rotation: pairs as complex numbers, pairs that are put into halves, and halves.
 KINDS = ("deepseek_v2", "deepseek_v3", "minicpm3")
-NAMES = [name for name in FURTHER_MODELS if name.startswith(("deepseek", "glm4_moe_lite", "minicpm3", "youtu"))]
+NAMES = [name for name, (kind, _) in FURTHER_MODELS.items() if configuration(kind).model_type in ALL_LATENT]
 OWN, SHARED = 4 * LATENT["qk_nope_head_dim"], LATENT["qk_rope_head_dim"]  # the k neurons of a layer, in this order
 
 
@@ -168,6 +170,7 @@ def test_other_attention_is_refused(monkeypatch, name, change):
 
 PASSED = "does not pass on the {} heads that the norms, clip and rotation"
 ROTATED = "if self.config.rope_interleave:"
+BETA = 'self.config.rope_parameters.get("llama_4_scaling_beta")'  # how queries grow with their position
 NORMED = "kv_nope = self.kv_a_layernorm(kv_nope)"
 
 
@@ -178,6 +181,9 @@ NORMED = "kv_nope = self.kv_a_layernorm(kv_nope)"
         ("glm4_moe_lite", "forward", ROTATED, "if False:", "q"),
         ("youtu", "forward", ROTATED, "if False:", "q"),
         ("deepseek_v3-half-dense", "forward", ROTATED, "if True:", "q"),
+        ("mistral4", "forward", ROTATED, "if False:", "q"),
+        ("mistral4", "forward", BETA, "0.5", "q"),
+        ("mistral4", "forward", "position_ids,\n        self", "position_ids + 4,\n        self", "q"),
         ("deepseek_v2", "forward", "position_embeddings.to(", "position_embeddings.conj().to(", "q"),
         ("minicpm3", "forward", "cos, sin = position_embeddings", "sin, cos = position_embeddings", "q"),
         ("deepseek_v3", "forward", NORMED, f"{NORMED}; k_rot = k_rot / k_rot.norm(dim=-1, keepdim=True)", "k"),
@@ -186,7 +192,8 @@ NORMED = "kv_nope = self.kv_a_layernorm(kv_nope)"
         ("minicpm3", "forward", "torch.cat((q_pass, q_rot)", "torch.cat((q_rot, q_pass)", "q"),
     ],
     ids=[
-        "halves in place of pairs", "the same, of GLM", "the same, of Youtu", "pairs in place of halves", "backwards",
+        "halves in place of pairs", "the same, of GLM", "the same, of Youtu", "pairs in place of halves",
+        "halves in place of pairs, of Mistral 4", "queries that grow faster", "queries of other positions", "backwards",
         "sines for cosines", "a norm of the shared key", "another shared key", "keys of other heads", "another order",
     ],
 )  # fmt: skip
@@ -251,7 +258,7 @@ def test_a_wrong_entry_is_refused(monkeypatch, name, changes, sentence):
         (dict(kv="kv"), "give kv and shared_k both"),
         (dict(kv="kv", shared_k="k", interface=False), "kv needs interface=True"),
         (dict(kv="kv", shared_k="k", rotation=None), "a rotation in all layers"),
-        (dict(kv="kv", shared_k="k", sinks="sinks"), "with kv, q_norm"),
+        (dict(kv="kv", shared_k="k", sinks="sinks"), "with kv, q_norm, output_gate, scaled_queries and sinks"),
         (dict(regrouped=True), "regrouped needs kv"),
         (dict(complex_tables=True), "complex_tables needs interleaved=True"),
     ],

@@ -39,6 +39,11 @@ MODELS = {
         dict(model_type="pixtral", head_dim=8),
         dict(image_token_index=IMAGE_TOKEN),
     ),
+    "Mistral3 with Mistral 4": (
+        dict(FURTHER_MODELS["mistral4"][1], model_type="mistral4"),
+        dict(model_type="pixtral", head_dim=8),
+        dict(image_token_index=IMAGE_TOKEN),
+    ),
     "Llava": (
         dict(model_type="llama"),
         dict(model_type="clip_vision_model", projection_dim=16),

@@ -47,6 +47,8 @@ def forget_sinks(model):
     original = source.eager_attention_forward
 
     def attend(module, *args, **kwargs):
+        if module.sinks is None:
+            return original(module, *args, **kwargs)
         sinks = module.sinks.data.clone()
         module.sinks.data.fill_(-30.0)
         try:
@@ -74,7 +76,7 @@ def hide_the_last_key_itself(model):
 
 
 def rotate_table(model):
-    """Replaces the function of GPT-J's code that rotates by one that rotates nothing."""
+    """Replaces the function of GPT-J's code, or CodeGen's, that rotates by one that rotates nothing."""
     source = sys.modules[type(attention_of(layers_of(model)[LAYER], model.config)).__module__]
     return mock.patch.object(source, "apply_rotary_pos_emb", lambda x, sin, cos: x)
 
@@ -135,6 +137,7 @@ ERRORS = {
     "granitemoe_swa": WITH_SINKS | EXPERTS | SHARED_IN_LAYER,
     "dots1": ATTENTION | EXPERTS | SHARED,
     "exaone_moe": ATTENTION | EXPERTS | SHARED,
+    "mimo_v2_flash": ATTENTION | WITH_SINKS | EXPERTS,
     "minimax_m2": ATTENTION | EXPERTS,
     "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
     "cohere2_moe": ATTENTION | EXPERTS | SHARED,
@@ -149,6 +152,7 @@ ERRORS = {
     "biogpt": {hide_the_last_key: ATTENTION[hide_the_last_key]},
     "gpt_neo": OWN_ATTENTION,
     "gptj": OWN_ATTENTION | {rotate_table: ATTENTION[hide_the_last_key]},
+    "codegen": OWN_ATTENTION | {rotate_table: ATTENTION[hide_the_last_key]},
     "gpt_neox_japanese": OWN_ATTENTION | {rotate_nothing: ATTENTION[hide_the_last_key]},
     "openai-gpt": OWN_ATTENTION,
     "mpt": {scale_scores: ATTENTION[hide_the_last_key]},
@@ -184,3 +188,27 @@ def test_another_entry_of_afmoe_is_refused(monkeypatch, changes, message):
     monkeypatch.setitem(FAMILIES, "afmoe", replace(FAMILIES["afmoe"], **changes))
     with pytest.raises(pml.UnsupportedModel, match=message):
         pml.importance(model, **tiny_batch())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"qkv_blocks": None}, "computes other attention than softmax"),
+        ({"qkv_blocks": 2}, "computes other attention than softmax"),
+        (
+            {"qkv_blocks": 3},
+            "the 144 outputs of qkv_proj are no 3 blocks of the queries, values and keys of 8 heads of 6",
+        ),
+        ({"rotation": None, "rotation_table": None}, "computes other attention than softmax"),
+    ],
+)
+def test_another_entry_of_codegen_is_refused(monkeypatch, changes, message):
+    monkeypatch.setitem(FAMILIES, "codegen", replace(FAMILIES["codegen"], **changes))
+    with pytest.raises(pml.UnsupportedModel, match=message):
+        pml.importance(tiny_model("codegen"), **tiny_batch())
+
+
+@pytest.mark.parametrize("fields", [dict(qkv_blocks=4), dict(qkv="qkv", qkv_by_head=True, qkv_blocks=4)])
+def test_blocks_of_no_projection_or_by_head_are_refused(fields):
+    with pytest.raises(ValueError, match="qkv_blocks needs qkv, qkv_by_head=False"):
+        pml.Family(**fields)

@@ -22,6 +22,7 @@ OTHER_NAMES = {
     "openai-gpt": dict(layers="h", attention="attn", o="c_proj", qkv="c_attn"),
     "gptj": dict(layers="h", norm="ln_f", attention="attn", o="out_proj"),
     "gpt_neox_japanese": dict(norm="final_layer_norm", attention="attention", o="dense", qkv="query_key_value"),
+    "codegen": dict(layers="h", norm="ln_f", attention="attn", o="out_proj", qkv="qkv_proj"),
     "mpt": dict(layers="blocks", norm="norm_f", attention="attn", o="out_proj", qkv="Wqkv"),
     "biogpt": dict(norm="layer_norm", o="out_proj"),
     "gpt_bigcode": dict(layers="h", norm="ln_f", attention="attn", o="c_proj", qkv="c_attn"),
@@ -52,6 +53,7 @@ EXPERT_COUNT_FIELDS = {
     "flex_olmo": "num_experts",
     "afmoe": "num_experts",
     "exaone_moe": "num_experts",
+    "mimo_v2_flash": "n_routed_experts",
     "minimax_m2": "num_local_experts",
     "hunyuan_v1_moe": "num_experts",
     "cohere2_moe": "num_experts",
@@ -64,17 +66,18 @@ EXPERT_COUNT_FIELDS = {
     "deepseek_v2": "n_routed_experts",
     "deepseek_v3": "n_routed_experts",
     "glm4_moe_lite": "n_routed_experts",
+    "mistral4": "n_routed_experts",
 }
 # Kinds of models that have as many key heads as query heads, or one.
 WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
-                  "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
+                  "codegen", "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
                   "bert", "roberta", "modernbert", "xlm-roberta", "t5", "mt5", "m2m_100")  # fmt: skip
 # Kinds of models whose values pass a norm, and whose last layers take the keys and values of earlier ones.
 NORMED_VALUES = ("gemma3n_text", "gemma4_text")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models with multi-head latent attention.
-LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu")
+LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "mistral4", "youtu")
 
 
 def module_name(config, part: str) -> str | None:
@@ -231,6 +234,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "gpt2": "n_inner",
         "gpt_bigcode": "n_inner",
         "gptj": "n_inner",
+        "codegen": "n_inner",
         "opt": "ffn_dim",
         "t5": "d_ff",
         "mt5": "d_ff",
@@ -241,6 +245,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "qwen3_moe": "moe_intermediate_size",
         "ernie4_5_moe": "moe_intermediate_size",
         "glm4_moe": "moe_intermediate_size",
+        "mimo_v2_flash": "moe_intermediate_size",
         "dots1": "moe_intermediate_size",
         "afmoe": "moe_intermediate_size",
         "exaone_moe": "moe_intermediate_size",
@@ -249,6 +254,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "deepseek_v2": "moe_intermediate_size",
         "deepseek_v3": "moe_intermediate_size",
         "glm4_moe_lite": "moe_intermediate_size",
+        "mistral4": "moe_intermediate_size",
     }
     if config.model_type in GATED and config.layer_types[layer] != "full_attention":
         query = key = 0
@@ -264,6 +270,10 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         heads, own, shared = config.num_attention_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
         values = heads * config.v_head_dim
         return dict(ffn=ffn, q=heads * (own + shared), k=heads * own + shared, v=values, o=values)
+    if config.model_type == "mimo_v2_flash":
+        heads, keys = config.num_attention_heads, key_heads(config)
+        keys *= 2 if config.layer_types[layer] == "sliding_attention" else 1
+        return dict(ffn=ffn, q=query, k=keys * head, v=keys * config.v_head_dim, o=heads * config.v_head_dim)
     return dict(ffn=ffn, q=query, k=key, v=key, o=query)
 
 
@@ -289,6 +299,7 @@ def shared_width(config) -> int:
         "deepseek_v3": "n_shared_experts",
         "glm4_moe": "n_shared_experts",
         "glm4_moe_lite": "n_shared_experts",
+        "mistral4": "n_shared_experts",
         "dots1": "n_shared_experts",
         "exaone_moe": "num_shared_experts",
         "afmoe": "num_shared_experts",
@@ -340,6 +351,9 @@ def rows_of(config, site: str) -> torch.Tensor | None:
     shares_keys = config.model_type == "gpt_bigcode" and config.multi_query
     if shares_keys or config.model_type in ("gpt2", "modernbert", "mpt", "openai-gpt", "phi3"):
         parts = rows.split([width["q"], width["k"], width["v"]])
+    elif config.model_type == "codegen":  # four blocks, each of the queries, then the values, then the keys
+        by_block = rows.view(4, 3, -1)
+        parts = by_block[:, 0], by_block[:, 2], by_block[:, 1]
     elif config.model_type in ("gpt_neox", "gpt_neox_japanese", "gpt_bigcode"):
         parts = rows.view(heads, 3 * head).chunk(3, -1)
     elif config.model_type == "falcon" and config.new_decoder_architecture:

@@ -55,7 +55,7 @@ def float64_throughout(model):
     """Inside the block, norms, rotation and eager softmax of a float64 model compute in float64."""
     softmax = torch.nn.functional.softmax
 
-    def float64_softmax(x, dim=None, dtype=None):
+    def float64_softmax(x, dim=None, dtype=None, **options):  # torch.nn.Softmax gives an option of its own
         return softmax(x, dim=dim, dtype=torch.float64 if x.dtype == torch.float64 else dtype)
 
     with ExitStack() as stack:
@@ -73,7 +73,7 @@ def float64_throughout(model):
         if model.config.model_type in ROTATED_IN_FLOAT32:
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
             stack.enter_context(mock.patch.object(source, *ROTATED_IN_FLOAT32[model.config.model_type]))
-        if model.config.model_type in ("gpt_neo", "gptj"):  # their code computes scores in float32
+        if model.config.model_type in ("codegen", "gpt_neo", "gptj"):  # their code computes scores in float32
             source = sys.modules[type(attention_of(layers_of(model)[0], model.config)).__module__]
             stack.enter_context(mock.patch.object(source, "torch", _Float64Torch()))
         if model.config.model_type == "mpt":  # it casts scores to float32

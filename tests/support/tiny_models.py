@@ -164,6 +164,25 @@ AFMOE = dict(
     moe_intermediate_size=8,
     route_scale=1.5,
 )
+# A layer of full attention, with one key head, and one with a window, two key heads, and sinks. Padding sees a token of
+# each document.
+MIMO = dict(
+    EXPERTS,
+    head_dim=8,
+    v_head_dim=5,
+    num_key_value_heads=1,
+    sliding_window=5,
+    layer_types=["full_attention", "sliding_attention"],
+    mlp_layer_types=["sparse", "sparse"],
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_group=2,
+    moe_intermediate_size=8,
+    routed_scaling_factor=1.5,
+    rope_parameters=dict(
+        full_attention=dict(PARTIAL, rope_theta=1e6), sliding_attention=dict(PARTIAL, partial_rotary_factor=0.25)
+    ),
+)
 COHERE_MOE = dict(EXPERTS, head_dim=8, num_experts=5, num_experts_per_tok=2)
 SCALED_QUERIES = dict(rope_type="yarn", rope_theta=1e4, factor=16.0, original_max_position_embeddings=4)
 # Layers of linear attention, whose sizes differ from those of the attention, and one of attention.
@@ -217,6 +236,11 @@ LATENT_EXPERTS = dict(
     topk_group=1,
     routed_scaling_factor=1.7,
 )
+# Documents are longer than the positions that share a factor of their queries, and than twice as many.
+MISTRAL4 = dict(
+    LATENT_EXPERTS,
+    rope_parameters=dict(LATENT["rope_parameters"], original_max_position_embeddings=4, llama_4_scaling_beta=0.4),
+)
 LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=52)
 # Windows and full attention, whose heads are larger, fewer, and not all rotated. The last two layers take the keys and
 # values of the first two, and have wider FFNs.
@@ -244,6 +268,11 @@ FURTHER_MODELS = {
         dict(LATENT_EXPERTS, **LATENT_DENSE_LAYER, q_lora_rank=None, attention_bias=True, rope_interleave=False),
     ),
     "glm4_moe_lite": ("Glm4MoeLite", dict(LATENT_EXPERTS, mlp_layer_types=["sparse"] * 2)),
+    "mistral4": ("Mistral4", MISTRAL4),
+    "mistral4-half-dense": (
+        "Mistral4",
+        dict(MISTRAL4, **LATENT_DENSE_LAYER, q_lora_rank=None, attention_bias=True, rope_interleave=False),
+    ),
     "minicpm3": ("MiniCPM3", LATENT),
     "youtu": ("Youtu", dict(LATENT, attention_bias=True)),
     "ministral": ("Ministral", dict(HALF_SLIDING, head_dim=8)),
@@ -296,6 +325,17 @@ FURTHER_MODELS = {
         "MiniMaxM2",
         dict(EXPERTS, head_dim=8, num_local_experts=5, num_experts_per_tok=2, rope_parameters=dict(PARTIAL)),
     ),
+    "mimo_v2_flash": ("MiMoV2Flash", MIMO),
+    "mimo_v2_flash-half-dense": (
+        "MiMoV2Flash",
+        dict(
+            MIMO,
+            attention_value_scale=None,
+            attention_bias=True,
+            intermediate_size=60,
+            mlp_layer_types=["dense", "sparse"],
+        ),
+    ),
     "hunyuan_v1_moe": (
         "HunYuanMoEV1",
         dict(EXPERTS, head_dim=8, num_experts=5, moe_topk=2, rope_parameters=dict(SCALED_QUERIES)),
@@ -335,6 +375,7 @@ FURTHER_MODELS = {
     ),
     "openai-gpt": ("OpenAIGPT", {}),
     "gptj": ("GPTJ", dict(n_inner=37, rotary_dim=4)),
+    "codegen": ("CodeGen", dict(n_inner=37, num_attention_heads=8, hidden_size=48, rotary_dim=4)),
     "gpt_neox_japanese": ("GPTNeoXJapanese", {}),  # transformers 5.17 fails where it rotates a part of each head
     "mpt": ("Mpt", dict(max_seq_len=64, attn_config=dict(clip_qkv=0.5, softmax_scale=0.3))),
     "mpt-unclipped": ("Mpt", dict(max_seq_len=64)),
@@ -557,8 +598,8 @@ def positions(attention_mask: torch.Tensor, model) -> torch.Tensor:
 
 def unknown_model():
     """Returns a tiny model of a family that the package does not know."""
-    return transformers.CodeGenForCausalLM(
-        transformers.CodeGenConfig(n_embd=16, n_layer=1, n_head=2, rotary_dim=4, vocab_size=VOCABULARY_SIZE)
+    return transformers.CTRLLMHeadModel(
+        transformers.CTRLConfig(n_embd=16, n_layer=1, n_head=2, dff=32, vocab_size=VOCABULARY_SIZE)
     ).eval()
 
 

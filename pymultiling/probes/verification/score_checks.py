@@ -56,11 +56,14 @@ def check_scores(
             _compare_off(layer, subject, [site], norms, plan, comparisons)
     if family.clip is not None and value is not None:
         value = value.clamp(-family.clip, family.clip)
+    if value is not None:
+        value = family.value_scale * value
     values = _values(value, inputs, layer, name, plan, comparisons)
     gated = "" if gate is None else " sigmoid(gate) (`output_gate`)"
+    scaled = "" if family.value_scale == 1 else f"{family.value_scale:.4g} "
     causal = "causal" if inputs.causal else "not causal"
     subject = (
-        f"{name} computes other attention than softmax(scores) v{gated} with scale {inputs.scale:.4g}, window "
+        f"{name} computes other attention than softmax(scores) {scaled}v{gated} with scale {inputs.scale:.4g}, window "
         f"{inputs.window}, chunk {inputs.chunk}, soft cap {inputs.softcap} and sinks {family.sinks}, {causal}"
     )
     norms = output_norms(inputs, values, gate, attended, plan.valid, family.interface)

@@ -222,7 +222,7 @@ def _output_of(module: nn.Module, run: Callable[[], Tensor]) -> Callable[[], Ten
 def _probability_runner(decoder: Decoder, layer: AttentionLayer, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:
     """Returns a function that runs the attention with values of 0 and `size`, and with open gates.
 
-    The output / size is the attention probabilities.
+    The output / size is the attention probabilities, times the factor of the values if there is one.
     """
     run = _runner(layer.attention, calls)
     size = decoder.family.clip or 1.0  # if the family clips values, the largest that it keeps
@@ -265,7 +265,7 @@ def _probability_runner(decoder: Decoder, layer: AttentionLayer, calls: dict[nn.
                 hooks.after(layer.v.module, replace_values)
             if layer.output_gate is not None:
                 hooks.after(layer.output_gate.module, open_gates)
-            hooks.before(layer.o, lambda _, args: outputs.append(args[0] / size))
+            hooks.before(layer.o, lambda _, args: outputs.append(args[0] / (size * decoder.family.value_scale)))
             run()
         return outputs[0]
 

@@ -54,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.minutes is not None and begun - start > 60 * options.minutes:
             print(f"{options.minutes} minutes are over: {name} and the parts after it are missing")
             break
+        environment = describe()  # before the part, since the checkout may change meanwhile
         tables = PARTS[name].measure(inputs)
         seconds = round(time.monotonic() - begun)
-        record["parts"][name] = {"environment": describe(), "seconds": seconds, "tables": tables}
+        record["parts"][name] = {"environment": environment, "seconds": seconds, "tables": tables}
         record["bits"] = inputs.bits
         write_record(path, record)
         print(f"{name}: {seconds} s", flush=True)

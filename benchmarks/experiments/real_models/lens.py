@@ -38,6 +38,7 @@ def measure(inputs: Inputs) -> Tables:
 PART = Part(
     "Which languages do the layers decode to?",
     "Shares of the ten most probable tokens of each position in held-out texts of each language (columns). `lens` "
-    "estimates them among these languages. Layer 0 is the input of the first layer.",
+    "estimates them among these languages. Numbers, punctuation and pieces of characters are of no language. "
+    "Layer 0 is the input of the first layer.",
     measure,
 )

@@ -22,6 +22,18 @@ VALUES = tl.constexpr(32)  # keys of a tile: with 64, registers spill on sm_90
 
 
 @triton.jit
+def _rounded(product, BIASED: tl.constexpr):
+    """Returns a product that is not fused with the sum over keys that follows, if BIASED.
+
+    The layout of biases spreads the keys of a row over threads, which add each other's products. If each fused its own
+    product with the addition, their sums would differ in the last bit.
+    """
+    if BIASED:
+        return tl.maximum(product, -3.0e38, propagate_nan=tl.PropagateNan.ALL)
+    return product
+
+
+@triton.jit
 def softmax(
     q, log2_sink, rows, dims, Key, Valid, Bias, Means, first, last, size, length, window, scale, softcap, skew,
     LANES: tl.constexpr, KEY_STRIDE: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr, CAUSAL: tl.constexpr,
@@ -53,10 +65,10 @@ def softmax(
         fade = tl.exp2(running_max - base)
         running_max = peak
         total = total * fade + tl.sum(p, 0)
-        squares = squares * fade * fade + tl.sum(p * p, 0)
+        squares = squares * fade * fade + tl.sum(_rounded(p * p, BIASED), 0)
         counts += tl.sum((scores != -float("inf")).to(tl.int32), 0)
         p = _weigh_by_slope(p, raw, softcap, CAPPED)
-        score = score * fade + tl.sum(p * raw, 0)
+        score = score * fade + tl.sum(_rounded(p * raw, BIASED), 0)
         weight = p.to(keys.dtype)
         weights = weights * fade + tl.sum(weight.to(tl.float32), 0)
         mean = mean * fade[:, None] + product(tl.trans(weight), keys, PRECISION)

@@ -23,6 +23,7 @@ from pymultiling.models.find_modules import (
     find,
     find_linear,
     gate_projection,
+    has,
     latent_projections,
     require_sinks,
 )
@@ -461,8 +462,9 @@ class Decoder:
                 parts = self._dense_ffn(module, f"{family.shared_expert} of {where}")
                 gate = _find_optional(ffn, family.shared_expert_gate, where)
                 shared = SharedExpert(parts, gate, module if family.shared_expert_in_layer else None)
+        is_linear = family.linear_attention is not None and has(layer, family.linear_attention)
         norm = _find_optional(layer, family.ffn_norm, where)
-        if family.linear_attention is not None and hasattr(layer, family.linear_attention):
+        if is_linear:
             reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
             return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason), {})
         ffn_only = Layer(ffn, ffn_parts, shared, norm, {}, {})

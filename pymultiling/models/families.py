@@ -496,6 +496,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "mimo_v2_flash": _mimo_v2_flash,
+    "minimax": Family(linear_attention="self_attn.output_gate", experts="experts"),
     "minimax_m2": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "dots1": _DOTS1,
     "exaone_moe": replace(_DOTS1, rotates="is_sliding"),

@@ -33,7 +33,8 @@ class Family:
         core: the module inside the attention that multiplies queries by keys; "": the attention itself.
         causal: whether a token sees no tokens after itself. False: it sees all tokens of its document, as in encoders.
         linear_attention: what layers without `attention` have in its place. Such layers have neurons of the FFN only.
-            None: all layers have `attention`.
+            The path is inside a layer. Where a linear attention is in the place of `attention`, under its name, the
+            path goes into it, to a module that no other attention has. None: all layers have `attention`.
         q: the query projection.
         k: the key projection.
         v: the value projection.

@@ -138,6 +138,7 @@ ERRORS = {
     "dots1": ATTENTION | EXPERTS | SHARED,
     "exaone_moe": ATTENTION | EXPERTS | SHARED,
     "mimo_v2_flash": ATTENTION | WITH_SINKS | EXPERTS,
+    "minimax": ATTENTION | EXPERTS,
     "minimax_m2": ATTENTION | EXPERTS,
     "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
     "cohere2_moe": ATTENTION | EXPERTS | SHARED,

@@ -463,7 +463,8 @@ class Decoder:
                 gate = _find_optional(ffn, family.shared_expert_gate, where)
                 shared = SharedExpert(parts, gate, module if family.shared_expert_in_layer else None)
         is_linear = family.linear_attention is not None and has(layer, family.linear_attention)
-        norm = _find_optional(layer, family.ffn_norm, where)
+        has_norm = family.linear_ffn_norm or not is_linear
+        norm = _find_optional(layer, family.ffn_norm if has_norm else None, where)
         if is_linear:
             reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
             return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason), {})

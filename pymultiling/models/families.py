@@ -601,6 +601,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "olmo": _olmo,
     "olmo2": _OLMO2,
     "olmo3": _OLMO2,
+    # Layers of linear attention have a norm of the name of `attention_norm` elsewhere, and none of their outputs.
+    "olmo_hybrid": replace(_OLMO2, linear_attention="linear_attn", linear_ffn_norm=False),
     "olmoe": _olmoe,
     "biogpt": _FAIRSEQ,
     "bert": _bert,

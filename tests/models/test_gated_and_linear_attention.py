@@ -1,6 +1,6 @@
 """Gates on the attention's output, and layers of linear attention among those of attention.
 
-They are those of Qwen3.5, Qwen3-Next and MiniMax.
+They are those of Qwen3.5, Qwen3-Next, MiniMax and OLMo Hybrid.
 tests/models/test_further_families.py compares their importance with brute force.
 """
 
@@ -28,7 +28,13 @@ from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, wi
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
 NAMES = ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next")
-ATTENTION_LAYERS = {"qwen3_5_text": [1], "qwen3_5_moe_text": [0, 2], "qwen3_next": [0, 2], "minimax": [1]}
+ATTENTION_LAYERS = {
+    "qwen3_5_text": [1],
+    "qwen3_5_moe_text": [0, 2],
+    "qwen3_next": [0, 2],
+    "minimax": [1],
+    "olmo_hybrid": [1],
+}
 ATTENTION_SITES = ("q", "k", "v", "o")
 
 
@@ -108,6 +114,7 @@ def test_an_attention_with_another_gate_is_refused(name, old, new, sentence):
         ("qwen3_5_text", dict(norm_offset=0.0), "does not pass on the q heads"),
         ("minimax", dict(linear_attention=None), "layer 0: looked for o_proj in MiniMaxLightningAttention"),
         ("minimax", dict(linear_attention="self_attn"), "no layer of MiniMaxForCausalLM has self_attn"),
+        ("olmo_hybrid", dict(linear_ffn_norm=True), "layer 0: looked for post_feedforward_layernorm in OlmoHybridLin"),
     ],
 )
 def test_a_wrong_entry_is_refused(monkeypatch, name, changes, sentence):
@@ -123,6 +130,11 @@ def test_copies_beyond_the_first_context_are_accepted(context):
     model = tiny_model("qwen3_next", rope_parameters=dict(rotation, partial_rotary_factor=0.5))
     result = verify(Decoder(model))
     assert not result.departures and not result.notes
+
+
+def test_a_norm_that_linear_layers_lack_needs_such_layers():
+    with pytest.raises(ValueError, match="linear_ffn_norm=False needs linear_attention and ffn_norm"):
+        pml.Family(ffn_norm="norm", linear_ffn_norm=False)
 
 
 def test_a_gate_needs_its_own_query_projection():

@@ -139,6 +139,8 @@ ERRORS = {
     "exaone_moe": ATTENTION | EXPERTS | SHARED,
     "mimo_v2_flash": ATTENTION | WITH_SINKS | EXPERTS,
     "minimax": ATTENTION | EXPERTS,
+    "olmo_hybrid": {hide_the_last_key: ATTENTION[hide_the_last_key]} | NORM,
+    "olmo_hybrid-rotated": ATTENTION,
     "minimax_m2": ATTENTION | EXPERTS,
     "hunyuan_v1_moe": ATTENTION | EXPERTS | SHARED,
     "cohere2_moe": ATTENTION | EXPERTS | SHARED,

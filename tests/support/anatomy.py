@@ -78,7 +78,7 @@ NORMED_VALUES = ("gemma3n_text", "gemma4_text")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models some of whose layers have linear attention.
-WITH_LINEAR = (*GATED, "minimax")
+WITH_LINEAR = (*GATED, "minimax", "olmo_hybrid")
 # Kinds of models with multi-head latent attention.
 LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "mistral4", "youtu")
 

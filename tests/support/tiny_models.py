@@ -195,6 +195,8 @@ LINEAR = dict(
     linear_value_head_dim=10,
     linear_conv_kernel_dim=3,
 )
+OLMO_HYBRID = dict(LINEAR, linear_num_key_heads=2)
+del OLMO_HYBRID["head_dim"]
 LINEAR_EXPERTS = dict(SHARED_EXPERT, **LINEAR, num_hidden_layers=3)
 LINEAR_EXPERTS["layer_types"] = ["full_attention", "linear_attention", "full_attention"]
 LLAMA3 = dict(
@@ -298,6 +300,11 @@ FURTHER_MODELS = {
         ),
     ),
     "olmo3": ("Olmo3", dict(HALF_SLIDING)),
+    "olmo_hybrid": ("OlmoHybrid", dict(OLMO_HYBRID, rope_parameters=None)),
+    "olmo_hybrid-rotated": (
+        "OlmoHybrid",
+        dict(OLMO_HYBRID, attention_bias=True, rope_parameters=dict(rope_type="default", rope_theta=1e4)),
+    ),
     "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
     "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),
     "glm4": ("Glm4", dict(head_dim=8, rope_parameters=dict(PARTIAL))),

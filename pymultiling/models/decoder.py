@@ -23,6 +23,7 @@ from pymultiling.models.find_modules import (
     find,
     find_linear,
     gate_projection,
+    has,
     latent_projections,
     require_sinks,
 )
@@ -461,8 +462,10 @@ class Decoder:
                 parts = self._dense_ffn(module, f"{family.shared_expert} of {where}")
                 gate = _find_optional(ffn, family.shared_expert_gate, where)
                 shared = SharedExpert(parts, gate, module if family.shared_expert_in_layer else None)
-        norm = _find_optional(layer, family.ffn_norm, where)
-        if family.linear_attention is not None and hasattr(layer, family.linear_attention):
+        is_linear = family.linear_attention is not None and has(layer, family.linear_attention)
+        has_norm = family.linear_ffn_norm or not is_linear
+        norm = _find_optional(layer, family.ffn_norm if has_norm else None, where)
+        if is_linear:
             reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
             return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason), {})
         ffn_only = Layer(ffn, ffn_parts, shared, norm, {}, {})

@@ -496,6 +496,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "ernie4_5_moe": _ernie4_5_moe,
     "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "mimo_v2_flash": _mimo_v2_flash,
+    "minimax": Family(linear_attention="self_attn.output_gate", experts="experts"),
     "minimax_m2": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
     "dots1": _DOTS1,
     "exaone_moe": replace(_DOTS1, rotates="is_sliding"),
@@ -600,6 +601,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "olmo": _olmo,
     "olmo2": _OLMO2,
     "olmo3": _OLMO2,
+    # Layers of linear attention have a norm of the name of `attention_norm` elsewhere, and none of their outputs.
+    "olmo_hybrid": replace(_OLMO2, linear_attention="linear_attn", linear_ffn_norm=False),
     "olmoe": _olmoe,
     "biogpt": _FAIRSEQ,
     "bert": _bert,

@@ -33,7 +33,8 @@ class Family:
         core: the module inside the attention that multiplies queries by keys; "": the attention itself.
         causal: whether a token sees no tokens after itself. False: it sees all tokens of its document, as in encoders.
         linear_attention: what layers without `attention` have in its place. Such layers have neurons of the FFN only.
-            None: all layers have `attention`.
+            The path is inside a layer. Where a linear attention is in the place of `attention`, under its name, the
+            path goes into it, to a module that no other attention has. None: all layers have `attention`.
         q: the query projection.
         k: the key projection.
         v: the value projection.
@@ -133,6 +134,7 @@ class Family:
         shared_expert_gate: a projection of the FFN's input to one number, by whose sigmoid the output of
             `shared_expert` is multiplied; None: it is not multiplied.
         ffn_norm: a norm of the FFN's output, before it is added to the residual.
+        linear_ffn_norm: whether layers of linear attention have `ffn_norm` too.
         ffn_alone: whether the FFN is a module that is called with its input and nothing else.
         activation: transformers' name of the FFN's activation; None: it is read from the configuration.
         activation_parameters: the module inside the FFN that has the activation's parameters; None: it has none.
@@ -213,6 +215,7 @@ class Family:
     shared_expert_in_layer: bool = False
     shared_expert_gate: str | None = None
     ffn_norm: str | None = None
+    linear_ffn_norm: bool = True
     ffn_alone: bool = True
     activation: str | None = None
     activation_parameters: str | None = None
@@ -332,6 +335,10 @@ class Family:
             (
                 self.ffn_norm is None or not self.shared_expert_in_layer,
                 "ffn_norm needs shared_expert_in_layer=False",
+            ),
+            (
+                self.linear_ffn_norm or bool(self.linear_attention and self.ffn_norm),
+                "linear_ffn_norm=False needs linear_attention and ffn_norm",
             ),
             (self.experts is not None or self.shared_expert is None, "shared_expert needs experts"),
             (

@@ -213,6 +213,14 @@ def find_linear(parent: nn.Module, path: str, where: str) -> Linear:
     return module
 
 
+def has(parent: nn.Module, path: str) -> bool:
+    """Whether there is a module at `path` inside `parent`."""
+    module: object = parent
+    for name in path.split("."):
+        module = getattr(uncompiled(module) if isinstance(module, nn.Module) else module, name, None)
+    return isinstance(module, nn.Module)
+
+
 def find(parent: nn.Module, path: str, where: str) -> nn.Module:
     """Returns the module at `path` inside `parent`; `where` says in messages which part of the model `parent` is.
 

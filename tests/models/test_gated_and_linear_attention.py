@@ -1,5 +1,6 @@
-"""Gates on the attention's output, and layers of linear attention among those of attention (Qwen3.5, Qwen3-Next).
+"""Gates on the attention's output, and layers of linear attention among those of attention.
 
+They are those of Qwen3.5, Qwen3-Next, MiniMax and OLMo Hybrid.
 tests/models/test_further_families.py compares their importance with brute force.
 """
 
@@ -27,7 +28,13 @@ from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, wi
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
 NAMES = ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next")
-ATTENTION_LAYERS = {"qwen3_5_text": [1], "qwen3_5_moe_text": [0, 2], "qwen3_next": [0, 2]}
+ATTENTION_LAYERS = {
+    "qwen3_5_text": [1],
+    "qwen3_5_moe_text": [0, 2],
+    "qwen3_next": [0, 2],
+    "minimax": [1],
+    "olmo_hybrid": [1],
+}
 ATTENTION_SITES = ("q", "k", "v", "o")
 
 
@@ -72,7 +79,7 @@ def test_importance_is_brute_force_to_float64(padding):
     assert max(largest_error(result[site], truth[site]) for site in truth) < 1e-10
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ATTENTION_LAYERS)
 def test_the_check_of_doctor_agrees(name):
     """It reads probabilities off the attention's output, with open gates."""
     assert max(spot_check(tiny_model(name)).values()) < 1e-4
@@ -105,6 +112,9 @@ def test_an_attention_with_another_gate_is_refused(name, old, new, sentence):
         ("qwen3_5_text", dict(linear_attention=None), "layer 0: looked for self_attn in .* which has linear_attn"),
         ("qwen3_5_text", dict(linear_attention="mlp"), "no layer of Qwen3_5ForCausalLM has self_attn"),
         ("qwen3_5_text", dict(norm_offset=0.0), "does not pass on the q heads"),
+        ("minimax", dict(linear_attention=None), "layer 0: looked for o_proj in MiniMaxLightningAttention"),
+        ("minimax", dict(linear_attention="self_attn"), "no layer of MiniMaxForCausalLM has self_attn"),
+        ("olmo_hybrid", dict(linear_ffn_norm=True), "layer 0: looked for post_feedforward_layernorm in OlmoHybridLin"),
     ],
 )
 def test_a_wrong_entry_is_refused(monkeypatch, name, changes, sentence):
@@ -120,6 +130,11 @@ def test_copies_beyond_the_first_context_are_accepted(context):
     model = tiny_model("qwen3_next", rope_parameters=dict(rotation, partial_rotary_factor=0.5))
     result = verify(Decoder(model))
     assert not result.departures and not result.notes
+
+
+def test_a_norm_that_linear_layers_lack_needs_such_layers():
+    with pytest.raises(ValueError, match="linear_ffn_norm=False needs linear_attention and ffn_norm"):
+        pml.Family(ffn_norm="norm", linear_ffn_norm=False)
 
 
 def test_a_gate_needs_its_own_query_projection():
@@ -148,7 +163,7 @@ def test_attention_neurons_of_a_linear_layer_are_refused(tmp_path, site):
         pml.ablation_matrix(model, tiny_tokenizer(), {"fr": neurons}, {"fr": texts("fr")}, progress=False)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ATTENTION_LAYERS)
 def test_linear_layers_are_zero_in_results_and_empty_in_sets(name):
     model, tokenizer = tiny_model(name), tiny_tokenizer()
     corpora = {"fr": texts("fr"), "de": texts("de")}
@@ -168,7 +183,7 @@ def test_linear_layers_are_zero_in_results_and_empty_in_sets(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ATTENTION_LAYERS)
 @pytest.mark.parametrize("site", pml.SITES)
 def test_rows_are_under_their_own_sets(name, site):
     model, batch = tiny_model(name), tiny_batch((9, 9, 9))

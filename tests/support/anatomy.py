@@ -54,6 +54,7 @@ EXPERT_COUNT_FIELDS = {
     "afmoe": "num_experts",
     "exaone_moe": "num_experts",
     "mimo_v2_flash": "n_routed_experts",
+    "minimax": "num_local_experts",
     "minimax_m2": "num_local_experts",
     "hunyuan_v1_moe": "num_experts",
     "cohere2_moe": "num_experts",
@@ -76,6 +77,8 @@ WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt"
 NORMED_VALUES = ("gemma3n_text", "gemma4_text")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+# Kinds of models some of whose layers have linear attention.
+WITH_LINEAR = (*GATED, "minimax", "olmo_hybrid")
 # Kinds of models with multi-head latent attention.
 LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "mistral4", "youtu")
 
@@ -98,9 +101,10 @@ def layers_of(model) -> torch.nn.ModuleList:
 def attention_of(layer, config) -> torch.nn.Module | None:
     """Returns the attention of a decoder layer; None where it has linear attention."""
     name = module_name(config, "attention")
-    if config.model_type in GATED and not hasattr(layer, name):
+    if config.model_type in WITH_LINEAR and not hasattr(layer, name):
         return None
-    return layer.get_submodule(name)
+    attention = layer.get_submodule(name)
+    return None if type(attention).__name__ == "MiniMaxLightningAttention" else attention
 
 
 def has_site(config, site: str, layer: int) -> bool:
@@ -256,7 +260,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "glm4_moe_lite": "moe_intermediate_size",
         "mistral4": "moe_intermediate_size",
     }
-    if config.model_type in GATED and config.layer_types[layer] != "full_attention":
+    if config.model_type in WITH_LINEAR and config.layer_types[layer] != "full_attention":
         query = key = 0
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"), None)
     if config.model_type in ("bloom", "gpt_neox_japanese", "mpt", "openai-gpt"):

@@ -31,6 +31,7 @@ POST_NORMS = {
     "olmo2": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "olmo3": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "exaone4": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "olmo_hybrid": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "flex_olmo": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "afmoe": ("post_attention_layernorm", "post_mlp_layernorm"),
     "hyperclovax": ("post_norm1", "post_norm2"),
@@ -240,7 +241,7 @@ def _sublayer(layer, site: str, call: dict, config):
     It returns (documents, tokens, values): the output, or for q and k the attention probabilities.
     """
     norms = POST_NORMS.get(config.model_type)
-    norm = norms and getattr(layer, norms[site == "ffn"])
+    norm = norms and getattr(layer, norms[site == "ffn"], None)  # layers of linear attention of OLMo Hybrid have none
 
     def run():
         if site == "ffn":

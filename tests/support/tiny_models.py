@@ -195,6 +195,8 @@ LINEAR = dict(
     linear_value_head_dim=10,
     linear_conv_kernel_dim=3,
 )
+OLMO_HYBRID = dict(LINEAR, linear_num_key_heads=2)
+del OLMO_HYBRID["head_dim"]
 LINEAR_EXPERTS = dict(SHARED_EXPERT, **LINEAR, num_hidden_layers=3)
 LINEAR_EXPERTS["layer_types"] = ["full_attention", "linear_attention", "full_attention"]
 LLAMA3 = dict(
@@ -298,6 +300,11 @@ FURTHER_MODELS = {
         ),
     ),
     "olmo3": ("Olmo3", dict(HALF_SLIDING)),
+    "olmo_hybrid": ("OlmoHybrid", dict(OLMO_HYBRID, rope_parameters=None)),
+    "olmo_hybrid-rotated": (
+        "OlmoHybrid",
+        dict(OLMO_HYBRID, attention_bias=True, rope_parameters=dict(rope_type="default", rope_theta=1e4)),
+    ),
     "exaone4": ("Exaone4", dict(HALF_SLIDING, sliding_window_pattern=2)),
     "exaone4-full": ("Exaone4", dict(sliding_window=None, layer_types=["full_attention"] * 2)),
     "glm4": ("Glm4", dict(head_dim=8, rope_parameters=dict(PARTIAL))),
@@ -334,6 +341,35 @@ FURTHER_MODELS = {
             attention_bias=True,
             intermediate_size=60,
             mlp_layer_types=["dense", "sparse"],
+        ),
+    ),
+    "minimax": (  # the residual and the output of a sublayer have factors; documents are longer than a block
+        "MiniMax",
+        dict(
+            EXPERTS,
+            head_dim=16,
+            num_hidden_layers=3,
+            layer_types=["linear_attention", "full_attention", "linear_attention"],
+            block_size=4,
+            num_local_experts=5,
+            num_experts_per_tok=2,
+            full_attn_alpha_factor=1.5,
+            full_attn_beta_factor=0.7,
+            linear_attn_alpha_factor=1.2,
+            linear_attn_beta_factor=0.6,
+            mlp_alpha_factor=1.1,
+            mlp_beta_factor=0.8,
+        ),
+    ),
+    "minimax-window": (
+        "MiniMax",
+        dict(
+            EXPERTS,
+            layer_types=["full_attention", "linear_attention"],
+            block_size=4,
+            sliding_window=5,
+            num_local_experts=5,
+            num_experts_per_tok=2,
         ),
     ),
     "hunyuan_v1_moe": (

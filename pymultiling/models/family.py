@@ -54,7 +54,7 @@ class Family:
         keys_as_values: an attribute of the attention that is true in layers whose values are the keys, as `k` gives
             them. Such layers have no v, and a neuron of k that is off is off in the values too. None: there are none.
         v_norm: an RMSNorm of the values over one head, without a weight. A neuron of v then changes the others of its
-            head, and its importance is not measured. None: values have no norm.
+            head. None: values have no norm.
         q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
             whether it is over one head or over all heads. A norm without a weight is over one head.
         k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
@@ -266,6 +266,11 @@ class Family:
                 not (self.shared_keys or self.keys_as_values or self.v_norm)
                 or bool(self.interface and self.qkv is None and self.clip is None and self.sinks is None),
                 "shared_keys, keys_as_values and v_norm need interface=True, qkv=None, clip=None and sinks=None",
+            ),
+            (
+                self.v_norm is None
+                or not (self.kv or self.output_gate or self.position_bias or self.chunk or self.sum_norms),
+                "with v_norm, kv, output_gate, position_bias, chunk and sum_norms are not supported",
             ),
             (
                 self.gate_sparsity is None or bool(self.gate and self.experts is None and self.gate_up is None),

@@ -155,7 +155,7 @@ def _slow_values(decoder: Decoder) -> list[str]:
     weights = sum(parameter.numel() for parameter in decoder.layer_modules().parameters())
     times = f"{products / weights:.2g} times the multiplications of the layers' weights in a forward"
     norm = f"Values pass a norm ({decoder.family.v_norm}), in which a neuron changes its whole head"
-    return [f"{norm}. Their importance is exact, but slow: up to {times}, in documents of {DOCUMENT_TOKENS} tokens."]
+    return [f"{norm}. The importance of v is exact, but slow: up to {times}, in documents of {DOCUMENT_TOKENS} tokens."]
 
 
 def _slow_backends(decoder: Decoder) -> dict[str, str]:

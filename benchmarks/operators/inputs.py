@@ -172,6 +172,20 @@ def normed_energy(layer: Layer) -> Iterator[Input]:
         )
 
 
+def normed_value_energy(layer: Layer) -> Iterator[Input]:
+    """Value neurons whose values pass a norm, with a norm behind the attention and without."""
+    problem, shape, size = layer.attention(), layer.shape, layer.shape.head_size
+    x = torch.randn(layer.documents, shape.kv_heads, shape.length, size, device=layer.device)
+    r2 = x.square().mean(-1, keepdim=True)
+    v, growth = (x / r2.sqrt()).to(layer.dtype), (r2 / (r2 - x.square() / size)).sqrt() - 1
+    tensors = problem.q, problem.k, v, growth, layer.matrix(shape.hidden, shape.hidden), problem.valid, None, None
+    output = layer.matrix(shape.hidden, layer.documents * shape.length).view(layer.documents, shape.length, -1)
+    norm = output, torch.ones(shape.hidden, device=layer.device)
+    for behind, variant in ((norm, ""), ((None, None), "no norm behind")):
+        arguments = (*tensors, *behind, 1e-6, problem.scale, None, None, True)
+        yield Input(arguments, layer.attention_size, variant, loops=True)
+
+
 def qk_estimate(layer: Layer) -> Iterator[Input]:
     yield Input((layer.attention(),), layer.attention_size, loops=True)
 

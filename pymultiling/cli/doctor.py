@@ -27,6 +27,7 @@ COMMAND = Command(
     papers={},
     example="pymultiling doctor --model Qwen/Qwen3-0.6B",
 )
+DOCUMENT_TOKENS = 512  # the length of the documents for which the cost of v is named
 MAX_DIFFERENCE = 1e-2  # larger relative differences are not rounding; a correct family is at about 1e-5
 
 
@@ -129,7 +130,7 @@ def _without_attention(decoder: Decoder) -> str:
 
 
 def _remarks(decoder: Decoder) -> list[str]:
-    """Returns sentences on sites that layers with attention lack, and on sites without an importance."""
+    """Returns sentences on sites that layers with attention lack, and on a site that takes long."""
     lacking: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for number, layer in decoder.attention_layers.items():
         for reason in dict.fromkeys(layer.absent.values()):
@@ -140,11 +141,21 @@ def _remarks(decoder: Decoder) -> list[str]:
         f"each is a layer {reason}."
         for (reason, sites), numbers in lacking.items()
     ]
-    unmeasured = {site: reason for layer in decoder.layers for site, reason in layer.unmeasured.items()}
-    return sentences + [
-        f"The importance of {site} is not measured, and zero in results: {reason}. Its neurons can be deactivated."
-        for site, reason in unmeasured.items()
-    ]
+    return sentences + _slow_values(decoder)
+
+
+def _slow_values(decoder: Decoder) -> list[str]:
+    """Returns a sentence on the cost of site v where values pass a norm, or nothing where they do not."""
+    from pymultiling.models.linear import outputs_of
+
+    layers = [layer for layer in decoder.attention_layers.values() if layer.v is not None and layer.v_norm is not None]
+    if not layers:
+        return []
+    products = sum(layer.width("v") * outputs_of(layer.o) * (DOCUMENT_TOKENS + 1) / 2 for layer in layers)
+    weights = sum(parameter.numel() for parameter in decoder.layer_modules().parameters())
+    times = f"{products / weights:.2g} times the multiplications of the layers' weights in a forward"
+    norm = f"Values pass a norm ({decoder.family.v_norm}), in which a neuron changes its whole head"
+    return [f"{norm}. The importance of v is exact, but slow: up to {times}, in documents of {DOCUMENT_TOKENS} tokens."]
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:

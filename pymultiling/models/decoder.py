@@ -96,7 +96,6 @@ class Layer:
         shared: the expert of a mixture that every token passes, or None.
         ffn_norm: a norm of the FFN's output, or None.
         absent: {site: why the layer has no neurons of it, as the end of "layer 1, ..."}.
-        unmeasured: {site: why its neurons, which can be switched off, have no importance}.
     """
 
     ffn: nn.Module
@@ -104,7 +103,6 @@ class Layer:
     shared: SharedExpert | None
     ffn_norm: nn.Module | None
     absent: Mapping[str, str]
-    unmeasured: Mapping[str, str]
 
     @property
     def gate(self) -> Projection | None:
@@ -388,10 +386,6 @@ class Decoder:
         """Returns the numbers of the layers that have neurons of a site."""
         return [number for number, width in enumerate(self._layer_widths[site]) if width]
 
-    def measured_layers_of(self, site: str) -> list[int]:
-        """Returns the numbers of the layers whose neurons of a site have an importance."""
-        return [number for number in self.layers_of(site) if site not in self.layers[number].unmeasured]
-
     def check_set(self, neurons: NeuronSet, name: str = "the set") -> None:
         """Checks that a set belongs to this model.
 
@@ -467,8 +461,8 @@ class Decoder:
         norm = _find_optional(layer, family.ffn_norm if has_norm else None, where)
         if is_linear:
             reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
-            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason), {})
-        ffn_only = Layer(ffn, ffn_parts, shared, norm, {}, {})
+            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason))
+        ffn_only = Layer(ffn, ffn_parts, shared, norm, {})
         return self._attention_layer(ffn_only, layer, index, head_count)
 
     def _attention_layer(self, ffn_only: Layer, layer: nn.Module, index: int, head_count: int) -> AttentionLayer:
@@ -495,13 +489,11 @@ class Decoder:
             q, k, v, shared_k = latent_projections(attention, family, where, head_count)
             latent = LatentHeads(k.width // head_count, shared_k.width, family.regrouped)
             head_size = latent.size
-        absent, unmeasured = {}, {}
+        absent = {}
         if k is None:
             absent = dict.fromkeys(("k", "v"), "which takes the keys and values of an earlier layer")
         elif v is None:
             absent = {"v": "which takes its keys as values"}
-        if family.v_norm is not None and v is not None:
-            unmeasured = {"v": f"values pass a norm ({family.v_norm}), through which a neuron changes its whole head"}
         rotates = bool(family.rotation) and _rotates(attention, family.rotates)
         has_norms = rotates or not family.norms_behind_rotation
         q_norm = _find_optional(attention, family.q_norm if has_norms else None, where)
@@ -513,7 +505,7 @@ class Decoder:
                     f"{where} has sinks and a norm of its queries over all heads, which is not supported"
                 )
         return AttentionLayer(
-            **{**vars(ffn_only), "absent": absent, "unmeasured": unmeasured},
+            **{**vars(ffn_only), "absent": absent},
             attention=attention,
             core=core,
             q=q,

@@ -60,7 +60,7 @@ class Family:
             configuration has heads, and `o` takes as many values.
         value_scale: the factor by which the attention multiplies the output of `v`.
         v_norm: an RMSNorm of the values over one head, without a weight. A neuron of v then changes the others of its
-            head, and its importance is not measured. None: values have no norm.
+            head. None: values have no norm.
         q_norm: a norm of the queries before the rotation (see `norms_behind_rotation`). The length of its weight tells
             whether it is over one head or over all heads. A norm without a weight is over one head.
         k_norm: a norm of the keys before the rotation, over one head or over all heads in the same way.
@@ -288,6 +288,11 @@ class Family:
                 not (self.own_value_size or self.value_scale != 1)
                 or not (self.shared_keys or self.keys_as_values or self.v_norm or self.output_gate),
                 "own_value_size and value_scale need shared_keys, keys_as_values, v_norm and output_gate at defaults",
+            ),
+            (
+                self.v_norm is None
+                or not (self.kv or self.output_gate or self.position_bias or self.chunk or self.sum_norms),
+                "with v_norm, kv, output_gate, position_bias, chunk and sum_norms are not supported",
             ),
             (
                 self.gate_sparsity is None or bool(self.gate and self.experts is None and self.gate_up is None),

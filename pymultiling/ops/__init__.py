@@ -15,6 +15,7 @@ from pymultiling.ops.gated_ffn import GatedFFN, gated_ffn
 from pymultiling.ops.mask_neurons import mask_neurons
 from pymultiling.ops.nearest_neighbors import nearest_neighbors
 from pymultiling.ops.normed_energy import NormedEnergy, normed_energy
+from pymultiling.ops.normed_value_energy import normed_value_energy
 from pymultiling.ops.qk_importance import QKEstimate, qk_importance
 from pymultiling.ops.value_energy import value_energy, value_gram
 from pymultiling.ops.whole_norm_importance import whole_norm_importance
@@ -28,6 +29,7 @@ __all__ = [
     "gated_ffn",
     "normed_energy",
     # Value neurons
+    "normed_value_energy",
     "value_energy",
     "value_gram",
     # Query and key neurons

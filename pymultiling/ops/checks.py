@@ -125,19 +125,64 @@ def check_normed_energy(
             f"{tuple(output.shape)} and {tuple(weight.shape)}"
         ),
     )
-    require(
-        multiplier.shape == weight.shape[:1] and multiplier.is_floating_point(),
-        lambda: f"multiplier must be floating point ({len(weight)},), got {multiplier.dtype} {tuple(multiplier.shape)}",
-    )
-    tensors = (x, output, weight, multiplier, gram, scaled_gram)
-    in_float64 = [tensor.dtype == torch.float64 for tensor in tensors]
-    require(
-        all(in_float64) or not any(in_float64),
-        lambda: f"all tensors must be float64, or none of them, got {', '.join(str(y.dtype) for y in tensors)}",
-    )
+    _require_multiplier(multiplier, weight)
+    _require_one_width(x, output, weight, multiplier, gram, scaled_gram)
     require_gram("gram", gram, x)
     require_like("scaled_gram", scaled_gram, "gram", gram)
     require_documents(x, documents, count, offsets, order)
+
+
+def check_normed_value_energy(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    growth: Tensor,
+    weight: Tensor,
+    valid: Tensor,
+    counted: Tensor | None,
+    factors: Tensor | None,
+    output: Tensor | None,
+    multiplier: Tensor | None,
+    eps: float,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    causal: bool,
+) -> None:
+    """Checks the arguments of normed_value_energy."""
+    require_heads("q", q, "k", k)
+    (batch, heads, length, _), kv_heads = q.shape, k.shape[1]
+    require(
+        v.ndim == 4 and v.shape[:3] == k.shape[:3],
+        lambda: f"v must be ({batch}, {kv_heads}, {length}, d), got {tuple(v.shape)}",
+    )
+    require_floating("v", v)
+    require_head_tensor("growth", growth, v)
+    require_matrix("weight", weight)
+    width, size = weight.shape[0], v.shape[3]
+    require(
+        weight.shape[1] == heads * size,
+        lambda: f"weight must have H d = {heads * size} columns, got {weight.shape[1]}",
+    )
+    require_valid(valid, q)
+    require(
+        counted is None or (counted.shape == valid.shape and counted.dtype == torch.bool),
+        lambda: f"counted must be bool {tuple(valid.shape)} or None, got {_described(counted)}",
+    )
+    require(
+        factors is None or (factors.shape == (batch, heads * size) and factors.is_floating_point()),
+        lambda: f"factors must be floating point {(batch, heads * size)} or None, got {_described(factors)}",
+    )
+    if output is not None and multiplier is not None:
+        require(
+            output.shape == (batch, length, width) and output.is_floating_point(),
+            lambda: f"output must be floating point {(batch, length, width)}, got {_described(output)}",
+        )
+        _require_multiplier(multiplier, weight)
+    else:
+        require(output is None and multiplier is None, "output and multiplier must be given together")
+    _require_one_width(q, v, growth, weight, factors, output, multiplier)
+    require_scores(scale, window, softcap)
 
 
 def check_value_energy(
@@ -284,6 +329,28 @@ def _require_indices(kind: str, indices: Tensor, count: int) -> None:
     if low.item() < -1 or high.item() >= count:  # numbers are compared faster than tensors
         token = int(((indices < -1) | (indices >= count)).nonzero()[0])
         raise IndexError(f"token {token} has {kind} {int(indices[token])}, there are {count}")
+
+
+def _described(x: Tensor | None) -> str:
+    """Returns the dtype and the shape of a tensor, for messages."""
+    return "None" if x is None else f"{x.dtype} {tuple(x.shape)}"
+
+
+def _require_multiplier(multiplier: Tensor, weight: Tensor) -> None:
+    """Raises ValueError unless multiplier is floating point (D,), for weight (D, N)."""
+    require(
+        multiplier.shape == weight.shape[:1] and multiplier.is_floating_point(),
+        lambda: f"multiplier must be floating point ({len(weight)},), got {_described(multiplier)}",
+    )
+
+
+def _require_one_width(*tensors: Tensor | None) -> None:
+    """Raises ValueError unless all tensors that are given are float64, or none of them."""
+    dtypes = [x.dtype for x in tensors if x is not None]
+    require(
+        len({dtype == torch.float64 for dtype in dtypes}) == 1,
+        lambda: f"all tensors must be float64, or none of them, got {', '.join(map(str, dtypes))}",
+    )
 
 
 def _require_projection(name: str, x: Tensor, weight: Tensor, heads: Tensor) -> None:

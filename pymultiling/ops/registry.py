@@ -103,6 +103,10 @@ def _fake_normed_energy(
     return energy, weight.new_empty(count if columns else 0, weight.shape[1], dtype=_sum_dtype(weight))
 
 
+def _fake_normed_value_energy(q: Tensor, k: Tensor, v: Tensor, *arguments: Argument) -> Tensor:
+    return _empty_head_sums(v)
+
+
 def _fake_qk(q: Tensor, k: Tensor, *arguments: Argument) -> tuple[Tensor, ...]:
     return _empty_head_sums(q), _empty_head_sums(k)
 
@@ -289,6 +293,17 @@ _ENTRIES = (
         result_type="NormedEnergy",
         check=checks.check_normed_energy,
         check_values=checks.check_values_normed_energy,
+    ),
+    Operator(
+        "normed_value_energy",
+        "(Tensor q, Tensor k, Tensor v, Tensor growth, Tensor weight, Tensor valid, Tensor? counted, Tensor? factors, "
+        "Tensor? output, Tensor? multiplier, float eps, float scale, SymInt? window, float? softcap, bool causal) "
+        "-> Tensor",
+        fake=_fake_normed_value_energy,
+        results=("energy",),
+        kernels={},
+        budget=None,
+        check=checks.check_normed_value_energy,
     ),
     Operator(
         "qk_estimate",

@@ -44,6 +44,7 @@ from pymultiling.probes.fused_ffn import ACTIVATIONS, fuse_ffn
 from pymultiling.probes.graphed_batches import GraphedBatches
 from pymultiling.probes.hooks import Hooks, acting_pre_hooks
 from pymultiling.probes.importance_values import FiniteCheck
+from pymultiling.probes.normed_values import value_importance
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
 from pymultiling.probes.switched_off import switch_off, switch_off_routed
@@ -53,7 +54,7 @@ from pymultiling.probes.weight_products import WeightProducts
 from pymultiling.runtime.device_copies import to_device
 
 _logger = logging.getLogger(__name__)
-_announced: WeakSet[nn.Module] = WeakSet()  # base models whose sites without an importance were named
+_announced: WeakSet[nn.Module] = WeakSet()  # base models whose sites without neurons were named
 
 SCORES = ("importance", "released")
 ROPES = ("pre", "post")
@@ -117,7 +118,7 @@ class ImportanceProbe:
         self._uses_graphs = graphs
         self._verifies = verify
         self._graphs: GraphedBatches | None = None
-        self._refuse_unmeasured()
+        self._refuse_absent()
 
     @property
     def rule(self) -> str:
@@ -135,24 +136,26 @@ class ImportanceProbe:
         self._graphs = None  # graphs read what was computed from the weights
         self._weight_products.clear()
 
-    def _refuse_unmeasured(self) -> None:
-        """Says once which sites have no importance in this model. Raises UnsupportedModel if there are no others."""
-        unmeasured = [site for site in self.sites if not self.decoder.measured_layers_of(site)]
-        for site in unmeasured:
-            reasons = {each.unmeasured.get(site) or each.absent[site]: None for each in self.decoder.layers}
-            sentence = f"site {site} has no importance in this model: {'; or '.join(reasons)}"
-            if len(unmeasured) == len(self.sites):
-                raise UnsupportedModel(f"{sentence}; its neurons can be deactivated, measure other sites")
+    def _refuse_absent(self) -> None:
+        """Says once which sites have no neurons in this model. Raises UnsupportedModel if there are no others."""
+        absent = [site for site in self.sites if not self.decoder.layers_of(site)]
+        for site in absent:
+            reasons = dict.fromkeys(layer.absent[site] for layer in self.decoder.layers)
+            sentence = f"no layer of this model has neurons of {site}: each is a layer {'; or '.join(reasons)}"
+            if len(absent) == len(self.sites):
+                raise UnsupportedModel(f"{sentence}; measure other sites")
             if self.decoder.base_model not in _announced:
-                _logger.warning("%s; it is zero in the results", sentence)
-        if unmeasured:
+                _logger.warning("%s; results are zero there", sentence)
+        if absent:
             _announced.add(self.decoder.base_model)
 
     def _needed_checks(self) -> Iterator[Check]:
         scores: tuple[Check, ...] = ("q", "k", "q once", "k once", "scores")
         needs: dict[str, tuple[Check, ...]] = {"q": scores, "k": scores, "v": ("v", "o", "v once", "o once", "values")}
+        if any(layer.v_norm is not None for layer in self.decoder.attention_layers.values()):
+            needs["v"] += ("scores",)
         yield "body"
-        for site in (site for site in self.sites if self.decoder.measured_layers_of(site)):
+        for site in (site for site in self.sites if self.decoder.layers_of(site)):
             yield from needs.get(site, cast("tuple[Check, ...]", (site, f"{site} once")))
         if "ffn" in self.sites and any(self._is_fused(layer) for layer in self.decoder.layers):
             yield "product"
@@ -258,7 +261,7 @@ class ImportanceProbe:
         if "ffn" in values_by_site:
             values_by_site["ffn"] = self._join_shared(values_by_site["ffn"])
         for site, values in values_by_site.items():
-            layers = self.decoder.measured_layers_of(site)
+            layers = self.decoder.layers_of(site)
             if len(values) < len(layers):
                 raise UnsupportedModel(
                     f"site {site} was seen in {len(values)} of {len(layers)} layers: the model does not "
@@ -284,7 +287,7 @@ class ImportanceProbe:
     def _stack_layers(self, by_site: dict[str, dict[int, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Returns {site: (documents, layers, neurons)} with the neurons of all processes of a tensor-parallel model.
 
-        Layers get zeros for neurons that they do not have, or that are not measured.
+        Layers get zeros for neurons that they do not have.
         """
         stacked = {}
         any_values = next(values for by_layer in by_site.values() for values in by_layer.values())
@@ -308,12 +311,13 @@ class ImportanceProbe:
                 self._watch_ffn(hooks, index, layer)
             if not isinstance(layer, AttentionLayer):
                 continue
-            sites: list[str] = [
-                site for site in ("v", "o") if site in self.sites and layer.width(site) and site not in layer.unmeasured
-            ]
+            sites: list[str] = [site for site in ("v", "o") if site in self.sites and layer.width(site)]
+            has_normed_values = "v" in sites and self._norms_values(layer)
+            if has_normed_values:
+                sites.remove("v")
             if sites:
                 self._watch_output(hooks, index, layer, sites)
-            if {"q", "k"} & set(self.sites):
+            if has_normed_values or {"q", "k"} & set(self.sites):
                 listener = self._watch_scores(hooks, index, layer)
                 if listener is not None:
                     listeners[layer.core] = listener
@@ -494,7 +498,7 @@ class ImportanceProbe:
 
         linear: the down projection, for site ffn; or o, for sites v and o, which share the products with its weight. v
             is measured even if only o is asked for, so that the values do not depend on the sites asked for; but not
-            in layers whose v neurons have no importance.
+            in layers without v, and where values pass a norm.
         """
         inputs: list[Tensor] = []
 
@@ -506,7 +510,7 @@ class ImportanceProbe:
             all_inputs = inputs_of(linear)
             attention = layer if isinstance(layer, AttentionLayer) and linear is layer.o else None
             single = "ffn" if attention is None else "o"
-            if attention is not None and (attention.v is None or "v" in attention.unmeasured):
+            if attention is not None and (attention.v is None or attention.v_norm is not None):
                 attention = None
             all_heads, size = (all_inputs, 1) if attention is None else (attention.kv_heads, attention.value_size)
             heads = all_heads * x.shape[1] // all_inputs  # those of this process
@@ -527,22 +531,51 @@ class ImportanceProbe:
         hooks.before(linear, keep_input)
         hooks.before(norm, keep_normed)
 
+    def _norms_values(self, layer: AttentionLayer) -> bool:
+        """Whether the v neurons of a layer are measured from its attention scores, because its values pass a norm."""
+        return layer.v is not None and layer.v_norm is not None and self.score == "importance"
+
     def _watch_scores(self, hooks: Hooks, index: int, layer: AttentionLayer) -> AttentionListener | None:
-        """Adds hooks that measure Q and K neurons. Returns a listener to register, or None if the hooks are enough."""
+        """Adds hooks that measure Q and K neurons, and V neurons whose values pass a norm.
+
+        Returns a listener to register, or None if the hooks are enough.
+        """
+        has_normed_values = "v" in self.sites and self._norms_values(layer)
+        seen: list[ScoreInputs] = []
 
         def keep_importance(inputs: ScoreInputs) -> None:
-            device = inputs.query.device
-            valid = self._valid.to(device)
-            for site, x in (("q", inputs.q), ("k", inputs.k)):
+            valid, counted = self._tokens_on(inputs.query.device)
+            for site, x in (("q", inputs.q), ("k", inputs.k), ("v", inputs.v)):
                 if x is not None:
                     require_every_token(x, valid.numel(), site, index)
-            counted = None if self._counted_queries is None else self._counted_queries.to(device)
-            q, k = importance_from_scores(inputs, self.decoder, layer, valid, counted, self.rope, self.score, self.qk)
-            for site, importance in (("q", q), ("k", k)):
-                if site in self.sites and layer.width(site):
-                    self._values[site][index] = importance
+            if {"q", "k"} & set(self.sites):
+                q, k = importance_from_scores(
+                    inputs, self.decoder, layer, valid, counted, self.rope, self.score, self.qk
+                )
+                for site, importance in (("q", q), ("k", k)):
+                    if site in self.sites and layer.width(site):
+                        self._values[site][index] = importance
+            if has_normed_values:
+                seen.append(inputs)
+                if layer.attention_norm is None:
+                    keep_values(None)
 
+        def keep_values(output: Tensor | None) -> None:
+            inputs = seen.pop()
+            valid, counted = self._tokens_on(inputs.query.device)
+            if output is not None:
+                require_every_token(output, valid.numel(), "v", index)
+                output = output.reshape(*valid.shape, -1)
+            self._values["v"][index] = value_importance(inputs, output, self.decoder, layer, valid, counted)
+
+        if has_normed_values and layer.attention_norm is not None:
+            hooks.before(layer.attention_norm, lambda _, args: keep_values(args[0]))
         return watch_scores(self.decoder, hooks, layer, keep_importance)
+
+    def _tokens_on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Returns which tokens are valid, and whose queries count, None for those of all valid ones, on a device."""
+        counted = self._counted_queries
+        return self._valid.to(device), None if counted is None else counted.to(device)
 
     def _keep_energy(self, site: str, index: int, linear: Linear, x: Tensor) -> None:
         """Stores sum_t x[t, n]^2 ||W[:, n]||^2 for each document, where W is the weight of `linear` and x its input."""

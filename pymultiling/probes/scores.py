@@ -50,6 +50,7 @@ class ScoreInputs:
         causal: as in `qk_importance`.
         position_bias: (B or 1, H, l, l), added to the scores; None: nothing is added.
         value: (B, K, l, d), the values; None where the family has no attention interface.
+        v: (B, l, K d), the output of the value projection, where its values pass a norm; None elsewhere.
     """
 
     query: Tensor
@@ -68,6 +69,7 @@ class ScoreInputs:
     causal: bool = True
     position_bias: Tensor | None = None
     value: Tensor | None = None
+    v: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -89,17 +91,32 @@ class _Captured:
             UnsupportedModel: a projection was not called.
         """
         for name in ("q", "k") if layer.shared_k is None else ("q", "k", SHARED_K):
-            if name not in self.projected and (name != "k" or layer.k is not None):
-                raise UnsupportedModel(
-                    f"the attention does not call its projection of {name}, but computes with its weight elsewhere: "
-                    "use the forward of transformers, or leave the sites q and k out"
-                )
+            if name != "k" or layer.k is not None:
+                self._require(name, "the sites q and k")
         q, k = self.projected.pop("q"), self.projected.pop("k", None)
         if layer.latent is not None and k is not None:
             q, k = layer.latent.queries(q), layer.latent.keys(k, self.projected.pop(SHARED_K))
         if clip is None or k is None:
             return q, k
         return q.clamp(-clip, clip), k.clamp(-clip, clip)  # models that clip in place may have done so already
+
+    def take_values(self, layer: AttentionLayer) -> Tensor | None:
+        """Returns the output of the value projection, where its values pass a norm, and forgets it.
+
+        Raises:
+            UnsupportedModel: the projection was not called.
+        """
+        if layer.v is None or layer.v_norm is None:
+            return None
+        self._require("v", "the site v")
+        return self.projected.pop("v")
+
+    def _require(self, name: str, sites: str) -> None:
+        if name not in self.projected:
+            raise UnsupportedModel(
+                f"the attention does not call its projection of {name}, but computes with its weight elsewhere: "
+                f"use the forward of transformers, or leave {sites} out"
+            )
 
 
 def watch_scores(
@@ -138,6 +155,7 @@ def watch_scores(
             causal=family.causal,
             position_bias=None if family.position_bias is None else _keyword(arguments, family.position_bias),
             value=value,
+            v=captured.take_values(layer),
         )
         on_scores(inputs)
 
@@ -161,6 +179,8 @@ def watch_scores(
     hooks.after(layer.q.module, _capture_projected(captured, "q", layer.q))
     if layer.k is not None:
         hooks.after(layer.k.module, _capture_projected(captured, "k", layer.k))
+    if layer.v is not None and layer.v_norm is not None:
+        hooks.after(layer.v.module, _capture_projected(captured, "v", layer.v))
     if layer.shared_k is not None:
         hooks.after(layer.shared_k.module, _capture_projected(captured, SHARED_K, layer.shared_k))
     if family.interface:

@@ -1,10 +1,11 @@
-"""Which neurons `deactivate` has switched off, for probes that read FFN activations before it changes them."""
+"""Which neurons `deactivate` has switched off or scaled, for probes that read activations before it changes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pymultiling.models.experts import Experts, attached_changes
@@ -14,6 +15,8 @@ from pymultiling.probes.hooks import acting_pre_hooks
 
 # An attribute of a hook, or of a change of experts, that sets neurons to zero: the function that does it.
 _ATTRIBUTE = "switches_off"
+# An attribute of a hook before a linear module that changes its input: the function that does it.
+_CHANGE = "changes"
 
 
 def mark_as_switch(hook: Callable[..., Any], switch_off: Callable[[Any], Tensor]) -> None:
@@ -35,6 +38,28 @@ def switch_off(down: Linear, x: Tensor) -> Tensor:
         switch = getattr(hook, _ATTRIBUTE, None)
         x = x if switch is None else switch(x)
     return x
+
+
+def mark_as_change(hook: Callable[..., Any], change: Callable[[Tensor], Tensor]) -> None:
+    """Says that a hook before a linear module changes its input (batch, length, neurons) as `change` does."""
+    setattr(hook, _CHANGE, change)
+
+
+def input_factors(linear: Linear, x: Tensor) -> Tensor | None:
+    """Returns by what `deactivate` multiplies the inputs of a linear module, 0 where it sets them to a value.
+
+    Args:
+        linear: the module.
+        x: (rows, 1, inputs), of any values, in the dtype and on the device of its input.
+
+    Returns:
+        (rows, inputs), or None where nothing changes the inputs.
+    """
+    changes = [change for hook in acting_pre_hooks(linear) if (change := getattr(hook, _CHANGE, None)) is not None]
+    ones, zeros = torch.ones_like(x), torch.zeros_like(x)
+    for change in changes:
+        ones, zeros = change(ones), change(zeros)
+    return (ones - zeros).squeeze(1) if changes else None
 
 
 def switch_off_routed(experts: Experts, routed: Routed) -> Routed:

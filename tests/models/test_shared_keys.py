@@ -1,5 +1,6 @@
 """Gemma 4 and Gemma 3n: heads of different sizes, keys and values of other layers, normed values, and sparse gates."""
 
+import itertools
 import logging
 from dataclasses import replace
 
@@ -18,13 +19,13 @@ from pymultiling.probes.verification import thresholds
 from pymultiling.probes.verification.verify import verify
 from pymultiling.probes.verification.zeroing import spot_check
 from tests.support.anatomy import layer_sizes
+from tests.support.brute_force import brute_force, float64_throughout
 from tests.support.comparison import brute_force_importance, importance_in_float64, largest_error
-from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model
+from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import save_model, texts, tiny_tokenizer
 
 NAMES = ("gemma3n_text", "gemma4_text", "gemma4_text-keys-as-values")
 SHARING = NAMES[:2]
-MEASURED = ("ffn", "q", "k", "o")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,8 +34,7 @@ def test_layers_have_their_own_widths(name):
     layers = [layer_sizes(model.config, layer) for layer in range(model.config.num_hidden_layers)]
     decoder = Decoder(model)
     assert decoder.layer_widths() == {site: tuple(layer[site] for layer in layers) for site in pml.SITES}
-    assert decoder.measured_layers_of("v") == [] != decoder.layers_of("v")
-    assert not SHARING.count(name) or decoder.layers_of("k") == [0, 1]
+    assert not SHARING.count(name) or decoder.layers_of("k") == decoder.layers_of("v") == [0, 1]
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -49,25 +49,75 @@ def test_importance_is_brute_force_to_float64(name, padding):
 def test_sites_do_not_depend_on_the_others_that_are_asked_for(name):
     model, batch = tiny_model(name), tiny_batch()
     together = pml.importance(model, **batch)
-    assert all(torch.equal(pml.importance(model, **batch, sites=(site,))[site], together[site]) for site in MEASURED)
+    assert all(torch.equal(pml.importance(model, **batch, sites=(site,))[site], together[site]) for site in pml.SITES)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("name", NAMES)
+def test_counted_tokens_are_summed_alone(name, padding):
+    model, batch = tiny_model(name, torch.float64), tiny_batch(padding=padding)
+    counted = batch["attention_mask"].bool() & (torch.arange(batch["attention_mask"].shape[1]) % 3 > 0)
+    truth = brute_force(model, **batch, counted=counted)
+    with float64_throughout(model), ImportanceProbe(model, ("v", "o")) as probe:
+        result, require_finite = probe.launch(**batch, counted=counted)
+    require_finite()
+    assert max(largest_error(result[site], truth[site]) for site in ("v", "o")) < 1e-12
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_v_alone_is_refused_and_among_others_zero(name, caplog):
-    model, batch = tiny_model(name), tiny_batch()
-    with pytest.raises(pml.UnsupportedModel, match="site v has no importance in this model: values pass a norm"):
+def test_importance_with_neurons_off_is_that_of_zeroed_weights(name):
+    model, batch = tiny_model(name, torch.float64), tiny_batch(padding="left")
+    neurons = random_neurons(model)
+    truth = importance_in_float64(with_zeroed_neurons(model, neurons), **batch)
+    with pml.deactivate(model, neurons):
+        result = importance_in_float64(model, **batch)
+    assert max(largest_error(result[site], truth[site]) for site in truth) < 1e-12
+    off = neurons.sites["v"]
+    assert off.any() and not result["v"][:, off].any() and result["v"].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_importance_with_neurons_of_o_scaled_is_that_of_scaled_columns(name):
+    model, batch = tiny_model(name, torch.float64), tiny_batch()
+    neurons, scaled = random_neurons(model, sites=("o",)), tiny_model(name, torch.float64)
+    for layer, off in zip(scaled.model.layers, neurons.sites["o"]):
+        weight = layer.self_attn.o_proj.weight
+        weight.data[:, off[: weight.shape[1]]] *= 0.5
+    truth = importance_in_float64(scaled, **batch)
+    with pml.deactivate(model, neurons, scale=0.5):
+        result = importance_in_float64(model, **batch)
+    assert max(largest_error(result[site], truth[site]) for site in truth) < 1e-12
+
+
+def test_values_that_pass_a_norm_are_measured_without_a_norm_behind_the_attention(monkeypatch):
+    """The model has a module in the norm's place that returns its input, and the entry has no norm there."""
+    model, batch = tiny_model("gemma3n_text", torch.float64), tiny_batch(padding="left")
+    monkeypatch.setitem(FAMILIES, "gemma3n_text", replace(FAMILIES["gemma3n_text"], attention_norm=None))
+    for layer in model.model.layers:
+        layer.post_attention_layernorm = torch.nn.Identity()
+    truth = brute_force(model, **batch)
+    result = importance_in_float64(model, **batch)
+    assert max(largest_error(result[site], truth[site]) for site in truth) < 1e-12
+
+
+def test_a_site_that_no_layer_has_is_refused_alone_and_zero_among_others(caplog):
+    """All layers have full attention, which takes keys as values."""
+    model, batch = tiny_model("gemma4_text-keys-as-values", layer_types=["full_attention"] * 2), tiny_batch()
+    sentence = "no layer of this model has neurons of v: each is a layer which takes its keys as values"
+    with pytest.raises(pml.UnsupportedModel, match=sentence):
         pml.importance(model, **batch, sites=("v",))
     with caplog.at_level(logging.WARNING, "pymultiling"):
         result = pml.importance(model, **batch)
-    assert "site v has no importance" in caplog.text and "it is zero in the results" in caplog.text
-    assert not result["v"].any() and result["v"].shape[2] == max(Decoder(model).layer_widths()["v"])
+    assert f"{sentence}; results are zero there" in caplog.text
+    assert result["v"].shape == (len(batch["input_ids"]), 2, 0) and result["k"].all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_scores_are_sums_of_magnitudes(name):
     model, batch = tiny_model(name), tiny_batch((9, 9))
-    with ImportanceProbe(model, MEASURED, score="released") as probe:
+    with ImportanceProbe(model, score="released") as probe:
         result = probe.measure(**batch)
+    decoder = Decoder(model)
     seen = {}
     handles = [
         module.register_forward_hook(lambda m, args, output, key=key: seen.__setitem__(key, (args[0], output)))
@@ -81,8 +131,12 @@ def test_the_published_scores_are_sums_of_magnitudes(name):
     for (layer, site), (given, output) in seen.items():
         truth = (given if site == "o" else output).abs().sum(1)
         torch.testing.assert_close(result[site][:, layer, : truth.shape[1]], truth)
-    for layer in range(len(model.model.layers)):
-        assert bool(result["k"][:, layer].any()) == (layer in Decoder(model).layers_of("k"))
+        if site == "o" and layer in decoder.layers_of("v"):
+            size, heads = decoder.layers[layer].value_size, decoder.layers[layer].kv_heads
+            by_group = truth.view(len(truth), heads, -1, size).sum(2).flatten(1)
+            torch.testing.assert_close(result["v"][:, layer, : by_group.shape[1]], by_group)
+    for site, layer in itertools.product(("k", "v"), range(len(model.model.layers))):
+        assert bool(result[site][:, layer].any()) == (layer in decoder.layers_of(site))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +146,7 @@ def test_detection_selects_neurons_that_exist(name, tmp_path):
     found = pml.detect(model, tiny_tokenizer(), corpora, select=pml.TopK(0.2, 0.2, share=0.5), progress=False)
     widths = Decoder(model).layer_widths()
     for neurons in found.neurons.values():
-        assert not len(neurons.only("v")) and all(len(neurons.only(site)) for site in MEASURED)
+        assert all(len(neurons.only(site)) for site in pml.SITES)
         assert all(neurons.layer_widths(site) == widths[site] for site in pml.SITES)
         Decoder(model).check_set(neurons.random_like(0, anywhere=True))
     found.save(tmp_path / "found")
@@ -203,8 +257,9 @@ def plant(model, error: str) -> None:
 def test_a_planted_error_is_refused(name, error, message, dtype):
     model = tiny_model(name, dtype)
     plant(model, error)
-    with pytest.raises(pml.UnsupportedModel, match=message):
-        pml.importance(model, **tiny_batch(), sites=("q", "k"))
+    for sites in (("q", "k"), ("v",)):
+        with pytest.raises(pml.UnsupportedModel, match=message):
+            pml.importance(model, **tiny_batch(), sites=sites)
 
 
 @pytest.mark.parametrize("name", SHARING)
@@ -232,23 +287,31 @@ def test_another_sparsity_than_the_entry_reads_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_check_of_doctor_agrees(name):
     differences = spot_check(tiny_model(name))
-    assert list(differences) == list(MEASURED) and max(differences.values()) < 1e-4
+    assert list(differences) == list(pml.SITES) and max(differences.values()) < 1e-4
 
 
-def test_doctor_says_what_is_lacking(tmp_path, capsys):
+def cost_of_v(model) -> float:
+    """Returns the products of v's importance in 512 tokens, in units of those with the weights of all layers."""
+    values = [layer.self_attn.v_proj.weight for layer in model.model.layers[:2]]
+    return 513 / 2 * sum(weight.numel() for weight in values) / sum(p.numel() for p in model.model.layers.parameters())
+
+
+def test_doctor_says_what_is_lacking_and_what_is_slow(tmp_path, capsys):
     save_model(tmp_path, tiny_model("gemma4_text"))
     assert main(["doctor", "--model", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "ffn     19 or 38 neurons per layer" in printed and "k       0, 16 or 32 neurons per layer" in printed
     assert "4 query heads, 2 key-value heads, of size 8; or 4 query heads, 2 key-value heads, of size 16" in printed
     assert "Layers 2, 3 have no neurons of k and v, and results are zero there: each is a layer which takes" in printed
-    assert "The importance of v is not measured, and zero in results: values pass a norm (v_norm)" in printed
+    cost = f"up to {cost_of_v(tiny_model('gemma4_text')):.2g} times the multiplications of the layers' weights"
+    assert "Values pass a norm (v_norm), in which a neuron changes its whole head" in printed and cost in printed
 
 
 @pytest.mark.parametrize(
     "fields, rule",
     [
         ({"v_norm": "v_norm", "interface": False}, "v_norm need interface=True"),
+        ({"v_norm": "v_norm", "output_gate": True}, "with v_norm, kv, output_gate, position_bias"),
         ({"keys_as_values": "same"}, "keys_as_values needs v_norm"),
         ({"shared_keys": ("a", "b"), "q_norm": "q", "k_norm": "k", "centred_norms": True}, "shared_keys needs"),
         ({"gate_sparsity": "s", "gate": None}, "gate_sparsity needs gate"),

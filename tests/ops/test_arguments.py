@@ -88,6 +88,20 @@ WRONG: dict[str, dict[str, list[tuple[Change, str]]]] = {
         "scaled_gram": [(lambda x: x.bfloat16(), "scaled_gram must be")],
         "documents": COLUMNS["documents"],
     },
+    "normed_value_energy": {
+        "q": [(lambda x: x[0], "q must be (B, H, l, d)")],
+        "v": [(lambda x: x[:, :, 1:], "v must be ("), (lambda x: x.int(), "v must be floating point")],
+        "growth": [(lambda x: x[..., 1:], "growth must be"), (lambda x: x.int(), "growth must be floating point")],
+        "weight": [(lambda x: x[:, 1:], "weight must have H d = "), (lambda x: x[0], "weight must be")],
+        "counted": [(lambda x: torch.ones(2, 2), "counted must be bool")],
+        "factors": [(lambda x: torch.ones(2, 2), "factors must be floating point")],
+        "output": [
+            (lambda x: x[:, 1:], "output must be floating point"),
+            (lambda x: None, "output and multiplier must be given together"),
+        ],
+        "multiplier": [(lambda x: x.int(), "multiplier must be floating point"), (lambda x: x.double(), "all tensors")],
+        **SCORES,
+    },
     "value_energy": {
         "attention": [(lambda x: x.int(), "attention must be floating point")],
         "gram": [(lambda x: x.int(), "gram must be torch.float32"), (lambda x: x[0], "gram must be (K, d, G, G)")],

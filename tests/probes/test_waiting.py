@@ -18,6 +18,7 @@ from pymultiling.probes.activation_sums import ActivationSumProbe
 from pymultiling.probes.hidden_states import SentenceMeanProbe, TopTokenProbe
 from pymultiling.probes.importance import ImportanceProbe
 from pymultiling.probes.likelihood import LikelihoodProbe
+from tests.ops.test_normed_value_energy import Case as NormedValues
 from tests.ops.test_whole_norm_importance import Case
 from tests.support.fake_device import DEVICE, DeviceTensor, fake_device, move
 from tests.support.tiny_models import MODELS, random_neurons, tiny_batch, tiny_model
@@ -121,7 +122,17 @@ def test_a_norm_over_all_heads_waits_only_for_what_the_work_depends_on(case, wai
         torch.testing.assert_close(result.values, truth, rtol=1e-3, atol=1e-6 * truth.max().item())
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "gpt2"])
+def test_values_that_pass_a_norm_wait_for_nothing():
+    tensors, settings = (case := NormedValues(padding="left")).positional(torch.float32), case.settings()
+    expected = ops.normed_value_energy(*tensors, **settings)
+    with fake_device() as device:
+        on_device = (None if x is None else DeviceTensor(x) for x in tensors)
+        result = ops.normed_value_energy(*on_device, **settings)
+    assert device.why == []
+    torch.testing.assert_close(result.values, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma4_text", "bloom", "gpt2"])
 def test_padding_on_the_left_waits_for_nothing_more(name):
     model, batch = tiny_model(name), tiny_batch(padding="left")
     with fake_device() as device, ImportanceProbe(move(model)) as probe:

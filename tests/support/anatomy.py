@@ -324,11 +324,6 @@ def _gemma_sizes(config, layer: int) -> dict[str, int]:
     return dict(ffn=ffn, q=query, k=0 if takes_keys else key, v=key if has_values else 0, o=query)
 
 
-def is_measured(config, site: str) -> bool:
-    """Whether the neurons of a site have an importance: not where values pass a norm."""
-    return site != "v" or config.model_type not in NORMED_VALUES
-
-
 def key_heads(config) -> int:
     """Returns the number of key-value heads."""
     if config.model_type == "falcon" and config.new_decoder_architecture:

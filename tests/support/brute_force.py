@@ -16,7 +16,6 @@ from tests.support.anatomy import (
     attention_of,
     ffn_modules,
     ffn_of,
-    is_measured,
     layer_sizes,
     layers_of,
     sizes,
@@ -165,8 +164,7 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
     """Returns the importance of every neuron of a float64 model, {site: (documents, layers, neurons)}.
 
     For ffn, v and o it is the squared change of the sublayer's output, after the post-norm if there is one. For q and k
-    it is the squared change of the attention probabilities. Layers have zeros for neurons that they
-    lack, and for those without an importance.
+    it is the squared change of the attention probabilities. Layers have zeros for neurons that they lack.
 
     Args:
         model: a Hugging Face model in float64.
@@ -182,7 +180,7 @@ def brute_force(model, input_ids, attention_mask, counted=None) -> dict[str, tor
         for number, (layer, call) in enumerate(zip(layers_of(model), calls)):
             for site, width in layer_sizes(model.config, number).items():
                 padding = sizes(model.config)[site] - width
-                if not width or not is_measured(model.config, site):
+                if not width:
                     zeros = input_ids.new_zeros(len(input_ids), width + padding, dtype=torch.float64)
                     importance[site].append(zeros)
                     continue

@@ -6,9 +6,8 @@ to r'^2 = r^2 + (|v|^2 - 2 f.v) / D, so
 
     importance = sum_t |y - y'|^2 = sum_t e^2 |g f|^2 + 2 e (g^2 f).v / r' + |g v|^2 / r'^2,   e = 1/r - 1/r'
 
-e is computed as (r'^2 - r^2) / (r r' (r + r')), which keeps its digits when v is small. A value neuron has the columns
-at the same position of G neighbouring heads of d columns. A neuron of the FFN or of o has one column: then G = d = 1,
-and K is the number of columns.
+`normed_change` computes it. A value neuron has the columns at the same position of G neighbouring heads of d columns. A
+neuron of the FFN or of o has one column: then G = d = 1, and K is the number of columns.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pymultiling.mathematics.normed_change import normed_change
 from pymultiling.mathematics.sums import document_sum, upcast
 
 ROWS = 256  # tokens at a time, so that temporary tensors have ROWS x N numbers, whatever the size of the batch
@@ -67,20 +67,16 @@ def normed_energy(
         v_f = heads * (f @ weight).view_as(heads)
         v_ggf = heads * ((f * g * g) @ weight).view_as(heads)
         v_v, gv_gv = (torch.einsum("tkgj,tkhj,kjgh->tkj", heads, heads, y) for y in (gram, scaled_gram))
-        total += document_sum(_change(v_f.sum(2), v_ggf.sum(2), v_v, gv_gv, *squares, f.shape[1], eps), ids, count)
+        products = v_f.sum(2), v_ggf.sum(2), v_v, gv_gv
+        total += document_sum(_change(products, *squares, f.shape[1], eps), ids, count)
         if columns:
             v_v, gv_gv = (heads.square() * y.diagonal(dim1=2, dim2=3).mT for y in (gram, scaled_gram))
-            column_total += document_sum(_change(v_f, v_ggf, v_v, gv_gv, *squares, f.shape[1], eps), ids, count)
+            products = v_f, v_ggf, v_v, gv_gv
+            column_total += document_sum(_change(products, *squares, f.shape[1], eps), ids, count)
     return total, column_total
 
 
-def _change(
-    v_f: Tensor, v_ggf: Tensor, v_v: Tensor, gv_gv: Tensor, r2: Tensor, gf_gf: Tensor, outputs: int, eps: float
-) -> Tensor:
-    """Returns |y - y'|^2, (tokens, neurons), from the products of vectors that the names say, and r^2 (tokens, 1)."""
-    v_f, v_ggf, v_v, gv_gv = (products.flatten(1) for products in (v_f, v_ggf, v_v, gv_gv))
-    change = (v_v - 2 * v_f) / outputs
-    new_r2 = (r2 + change).clamp(min=eps)
-    r, new_r = r2.sqrt(), new_r2.sqrt()
-    e = change / (r * new_r * (r + new_r))
-    return (e.square() * gf_gf + 2 * e * v_ggf / new_r + gv_gv / new_r2).clamp(min=0)
+def _change(products: tuple[Tensor, ...], r2: Tensor, gf_gf: Tensor, outputs: int, eps: float) -> Tensor:
+    """Returns |y - y'|^2, (tokens, neurons), as `normed_change` does, from products (tokens, ..)."""
+    v_f, v_ggf, v_v, gv_gv = (x.flatten(1) for x in products)
+    return normed_change(v_f, v_ggf, v_v, gv_gv, r2, gf_gf, outputs, eps)

@@ -34,7 +34,7 @@ COMMAND = Command(
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
     whole=("revision",),
     whole_facts=("rule",),
-    example="pymultiling detect --model Qwen/Qwen3-0.6B --corpus en=en.txt --corpus fr=fr.txt --share 0.7 --out found",
+    example="pymultiling detect --model Qwen/Qwen3-0.6B --corpus en=en.txt --corpus fr=fr.txt --out found",
 )
 
 

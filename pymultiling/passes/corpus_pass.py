@@ -431,7 +431,9 @@ def _log_taken(taken: Mapping[str, int], limit: int, longest: int) -> None:
     """Logs how many tokens were taken of the corpora that may have had one more document, of `longest` tokens."""
     for name, tokens in taken.items():
         if limit - tokens < longest:
-            _logger.info("%s: %s tokens were taken, of at most %s (tokens, --tokens)", name, f"{tokens:,}", f"{limit:,}")
+            _logger.info(
+                "%s: %s tokens were taken, of at most %s (tokens, --tokens)", name, f"{tokens:,}", f"{limit:,}"
+            )
 
 
 def _over_processes(state: PassState[S], team: Processes) -> tuple[S, CorpusReport]:

@@ -74,7 +74,11 @@ class RemainingTime:
                 seconds += fraction * size[1] * self._seconds[size[0]] / self._amounts[size[0]]
         if not seconds:
             return ""
-        bound = "at least " if not is_complete else "at most " if self._is_limited and self._has_corpora_to_come() else ""
+        bound = ""
+        if not is_complete:
+            bound = "at least "
+        elif self._is_limited and self._has_corpora_to_come():
+            bound = "at most "
         return f"{bound}{format_duration(seconds)} left"
 
     def _has_corpora_to_come(self) -> bool:

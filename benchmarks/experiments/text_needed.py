@@ -127,7 +127,7 @@ def main() -> None:
         model, tokenizer = demo_model.load()
         texts = demo_model.corpora()
     sizes = [size for size in SIZES if size <= options.documents]
-    select = pml.TopK(ffn=0.05, attention=0.05, share=0.7)
+    select = pml.TopK()
     table = compare_samples(model, tokenizer, texts, sizes, options.length, select)
     print(table.to_string(index=False))
     if options.out:

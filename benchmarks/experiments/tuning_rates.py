@@ -27,8 +27,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, object]]:
     tokenizer = AutoTokenizer.from_pretrained(path)
     training = {language: _read(args.corpora / f"{language}.txt.gz", args.texts) for language in args.languages}
     heldout = {language: _read(args.corpora / f"{language}.heldout.txt.gz", args.heldout) for language in training}
-    select = pml.TopK(ffn=0.05, attention=0.05, share=0.7)
-    detection = pml.detect(model, tokenizer, training, select=select, pack=PACK, progress=False)
+    detection = pml.detect(model, tokenizer, training, pack=PACK, progress=False)
     neurons = detection.specific()
     before = _log_perplexities(model, tokenizer, heldout)
     rows: list[dict[str, object]] = []

@@ -16,6 +16,7 @@ from pymultiling.cli.shared.options import (
     add_model,
     add_pass,
     document_pass_options,
+    pack_or_none,
     refuse_duplicates,
     tokens_or_none,
 )
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pymultiling.runtime.processes import is_first_process
 
     refuse_duplicates(arguments, "corpus")
-    if arguments.positions == "response" and arguments.pack is not None:
+    if arguments.positions == "response" and pack_or_none(arguments) is not None:
         arguments.parser.error("argument --pack: not allowed with --positions response")
     corpora = dict(arguments.corpus)
     record = start_pass_record(arguments, corpora)

@@ -14,6 +14,7 @@ from pymultiling.cli.shared.options import (
     add_documents,
     add_model,
     add_pass,
+    default_pack,
     document_pass_options,
     refuse_duplicates,
     tokens_or_none,
@@ -25,6 +26,10 @@ from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.neurons.sites import SITES
 from pymultiling.results.folders import result_folder
 
+# docs/papers/plnd.md has the measurements that these defaults and those of TopK come from.
+PACK = 128  # tokens of a document
+TOKENS = 50_000  # of each language
+
 COMMAND = Command(
     name="detect",
     group=Group.FIND,
@@ -34,7 +39,7 @@ COMMAND = Command(
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
     whole=("revision",),
     whole_facts=("rule",),
-    example="pymultiling detect --model Qwen/Qwen3-0.6B --corpus en=en.txt --corpus fr=fr.txt --share 0.7 --out found",
+    example="pymultiling detect --model Qwen/Qwen3-0.6B --corpus en=en.txt --corpus fr=fr.txt --out found",
 )
 
 
@@ -50,7 +55,7 @@ def add(commands: Commands) -> None:
         help=f"texts of one language, such as fr=fr.txt; repeat the option for each language. FILE is {TEXT_FILES}",
     )
     add_model(parser, by_memory=True)
-    add_documents(parser)
+    add_documents(parser, pack=PACK, tokens=TOKENS)
     add_chat_template(parser)
     add_pass(parser)
     add_selection(parser)
@@ -99,6 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_duplicates(arguments, "corpus")
     rule = selection_rule(arguments)
     corpora = dict(arguments.corpus)
+    arguments.pack = default_pack(arguments, PACK)
     record = start_pass_record(arguments, corpora)
     inputs = with_stdin(arguments, corpora)
     record.note(rule=rule.rule())

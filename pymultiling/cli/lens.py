@@ -15,6 +15,7 @@ from pymultiling.cli.shared.options import (
     add_model,
     add_pass,
     most_tokens,
+    pack_or_none,
     pass_options,
     refuse_duplicates,
 )
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
             ),
             top=arguments.top,
             max_length=arguments.max_length,
-            pack=arguments.pack,
+            pack=pack_or_none(arguments),
             chat_template=arguments.chat_template,
         )
         if not is_first_process():

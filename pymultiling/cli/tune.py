@@ -23,6 +23,7 @@ from pymultiling.cli.shared.options import (
     add_model,
     document_options,
     most_tokens,
+    pack_or_none,
     refuse_duplicates,
     texts_of,
 )
@@ -185,7 +186,7 @@ def run(arguments: argparse.Namespace) -> None:
                     documents=arguments.documents,
                     tokens=most_tokens(arguments),
                     max_length=arguments.max_length,
-                    pack=arguments.pack,
+                    pack=pack_or_none(arguments),
                     chat_template=arguments.chat_template,
                     seed=arguments.seed,
                 )

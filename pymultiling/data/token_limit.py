@@ -55,7 +55,7 @@ class TokenLimit:
 
         Yields:
             Each chunk with the documents that are taken, and with `tokens` in its start. The spans are fractions of
-            the tokens that are taken at most.
+            the tokens that are taken at most, or of the corpus, whichever is more: a corpus may have fewer tokens.
 
         Raises:
             CorpusError: the first document has too many tokens.
@@ -77,6 +77,8 @@ class TokenLimit:
             if after == self._limit:
                 self._full.add(chunk.corpus)
             start, span = replace(chunk.start, tokens=before), (before / self._limit, after / self._limit)
+            if chunk.span is not None:
+                span = max(span[0], chunk.span[0]), max(span[1], chunk.span[1])
             if chunk.last or self._shares[chunk.corpus].includes(start.chunk):
                 yield replace(chunk, start=start, span=span), documents
             if chunk.corpus in self._full and not chunk.last:

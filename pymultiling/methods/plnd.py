@@ -227,7 +227,10 @@ def detect(
 
     def check(language: str, total: NeuronStatistics, report: CorpusReport) -> None:
         if total.documents == 0:
-            raise CorpusError(f"language {language!r} has no documents: {str(report) or NOTHING_READ}")
+            reason = f"language {language!r} has no documents: {str(report) or NOTHING_READ}"
+            if report.left_over:
+                reason += f"; they fill none of {pack} tokens: give more text, or pack less (pack, --pack N or none)"
+            raise CorpusError(reason)
 
     tokenisation = Tokenisation(tokenizer, length, pack, chat=chat)
     job = Job(

@@ -20,8 +20,8 @@ from pymultiling.neurons.widths import Widths, by_width, without_padding
 class _Amounts:
     """How many neurons of a layer count as the most important: k for FFN neurons and for those of attention."""
 
-    ffn: float | int = 0.1
-    attention: float | int = 0.1
+    ffn: float | int = 0.05
+    attention: float | int = 0.05
 
     def __post_init__(self) -> None:
         for name, amount in (("ffn", self.ffn), ("attention", self.attention)):
@@ -45,7 +45,8 @@ class TopK(_Amounts):
     """Selects a neuron that is among the k most important of its layer and site in enough documents.
 
     A neuron whose importance in a document is 0 is not among the k of this document.
-    Source: the published code of arXiv 2402.18815, which uses counts and share = 1.
+    Source: the published code of arXiv 2402.18815, which uses counts and share = 1. The defaults were chosen with real
+    models (docs/papers/plnd.md).
 
     Args:
         ffn: k for the FFN neurons of a layer: a fraction of them (float, 0.0 to 1.0) or a count (int).
@@ -57,7 +58,7 @@ class TopK(_Amounts):
         ValueError: an argument is outside its range.
     """
 
-    share: float = 1.0
+    share: float = 0.7
 
     def __post_init__(self) -> None:
         super().__post_init__()

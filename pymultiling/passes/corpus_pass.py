@@ -237,7 +237,8 @@ def run_pass(
             _warn_of_empty_shards(name, corpus_shards, state, team)
         results = {name: _over_processes(state, team) for name, state in zip(corpora, states)}
     if options.tokens and team.first:
-        _log_taken({name: state.start.tokens for name, state in zip(corpora, states)}, options.tokens)
+        taken = {name: state.start.tokens for name, state in zip(corpora, states)}
+        _log_taken(taken, options.tokens, job.tokenisation.max_length)
     for name, (total, report) in results.items():
         job.check(name, total, report)
     return results
@@ -426,10 +427,13 @@ def _describe_part(chunk: Chunk) -> str:
     return f"from text {chunk.start.record + 1:,} of {chunk.shard} on"
 
 
-def _log_taken(taken: Mapping[str, int], limit: int) -> None:
-    """Logs how many tokens of each corpus were taken."""
+def _log_taken(taken: Mapping[str, int], limit: int, longest: int) -> None:
+    """Logs how many tokens were taken of the corpora that may have had one more document, of `longest` tokens."""
     for name, tokens in taken.items():
-        _logger.info("%s: %s tokens were taken, of at most %s", name, f"{tokens:,}", f"{limit:,}")
+        if limit - tokens < longest:
+            _logger.info(
+                "%s: %s tokens were taken, of at most %s (tokens, --tokens)", name, f"{tokens:,}", f"{limit:,}"
+            )
 
 
 def _over_processes(state: PassState[S], team: Processes) -> tuple[S, CorpusReport]:

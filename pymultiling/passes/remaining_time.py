@@ -19,11 +19,12 @@ class RemainingTime:
     Args:
         corpora: the shards of every corpus, in the order in which they are measured.
         ended: which of them were measured before.
-        tokens: how many tokens of each are measured at most; None: all. It is then taken for the size of every corpus,
-            so that the time is too long if one of those to come has fewer.
+        tokens: how many tokens of each are measured at most; None: all. It is then taken for the size of every corpus
+            to come, which may have fewer, so that the time is said to be at most so long.
     """
 
     def __init__(self, corpora: Sequence[Sequence[Shard]], ended: Sequence[bool], tokens: int | None = None):
+        self._is_limited = tokens is not None
         self._sizes = [("tokens", float(tokens)) if tokens else corpus_size(shards) for shards in corpora]
         self._fractions_left = [0.0 if is_ended else 1.0 for is_ended in ended]
         self._amounts: dict[str, float] = defaultdict(float)
@@ -73,4 +74,13 @@ class RemainingTime:
                 seconds += fraction * size[1] * self._seconds[size[0]] / self._amounts[size[0]]
         if not seconds:
             return ""
-        return f"{'' if is_complete else 'at least '}{format_duration(seconds)} left"
+        bound = ""
+        if not is_complete:
+            bound = "at least "
+        elif self._is_limited and self._has_corpora_to_come():
+            bound = "at most "
+        return f"{bound}{format_duration(seconds)} left"
+
+    def _has_corpora_to_come(self) -> bool:
+        assert self._number is not None
+        return any(self._fractions_left[self._number + 1 :])

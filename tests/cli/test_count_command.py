@@ -60,6 +60,8 @@ def test_batch_tokens_auto_lets_the_memory_decide(model, tmp_path, corpora, monk
         "--batch-tokens",
         "auto",
         "--no-verify",
+        "--pack",
+        "none",
     )
     assert run(command, *options) == 0
     assert sizes == [1] * sum(len(path.read_text().splitlines()) for path in corpora.values())

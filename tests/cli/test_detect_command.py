@@ -144,7 +144,7 @@ def test_the_message_of_a_nan_weight_names_site_and_layer(tmp_path, corpora, cap
         (["--corpus", "../fr=a.txt"], "as a file name"),
         (["--corpus", "fr=a.txt", "--corpus", "fr=b.txt"], "more than once"),
         (["--corpus", "fr=a.txt", "--sites", "ffn,z"], "unknown site 'z'"),
-        (["--corpus", "fr=a.txt", "--pack", "0"], "at least 1"),
+        (["--corpus", "fr=a.txt", "--pack", "-1"], "nor none"),
         (["--corpus", "fr=a.txt", "--ffn", "1.5"], "ffn must be"),
         (["--corpus", "fr=a.txt", "--ffn", "few"], "neither a fraction"),
         (["--corpus", "fr=a.txt", "--ffn", "1", "--threshold", "1"], "--ffn"),

@@ -54,7 +54,7 @@ def write_inputs(folder: Path) -> None:
     """Writes tiny files with the names that the examples use."""
     for path in {word.rpartition("=")[2] for words in EXAMPLES.values() for word in words}:
         if path.endswith(".txt"):
-            write_text(folder / path, texts(language_of(path), seed=len(path)))
+            write_text(folder / path, 3 * texts(language_of(path), seed=len(path)))  # more than a packed document
         elif path.endswith(".tsv"):
             columns = [texts(language_of(name), (5, 4, 3), seed=seed) for seed, name in enumerate(COLUMNS)]
             write_text(folder / path, ["\t".join(row) for row in (COLUMNS, *zip(*columns))])

@@ -110,8 +110,8 @@ def test_fractions_that_are_not_counted_are_refused_with_those_that_are():
     with pytest.raises(ValueError, match=r" 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, not of top-k, ffn 0.03,"):
         TopK(0.03, 0.05).select(statistics)
     statistics.top = {}
-    with pytest.raises(ValueError, match=r"alone, as earlier .*, not of top-k, ffn 0.05, .* another share, by"):
-        TopK(0.05, 0.05).select(statistics)
+    with pytest.raises(ValueError, match=r"alone, as earlier .*, not of top-k, ffn 0.1, .* another share, by"):
+        TopK(0.1, 0.05).select(statistics)
     assert len(TopK(share=0.2).select(statistics)) and len(TopMean(0.03, 0.03).select(statistics))
 
 

@@ -72,5 +72,5 @@ def test_a_limit_of_tokens_is_the_size_of_every_corpus(clock):
     remaining = RemainingTime([shards_of(["a"] * 10), shards_of(iter("bc"))], [False, False], tokens=100)
     remaining.begin(0, resumes=False)
     clock(10)
-    assert remaining.update(0.5) == "30 s left"  # 50 of 200 tokens took 10 s
-    assert remaining.end() == "20 s left"  # the corpus has no more of them
+    assert remaining.update(0.5) == "at most 30 s left"  # 50 of 200 tokens took 10 s
+    assert remaining.end() == "at most 20 s left"  # the corpus has no more of them

@@ -169,13 +169,20 @@ def test_reading_stops_soon_after_the_limit():
     assert len(read) < 20
 
 
-def test_says_how_many_tokens_were_taken(caplog):
+def test_says_how_many_tokens_were_taken_where_a_document_may_have_been_left(caplog):
     with caplog.at_level(logging.INFO, "pymultiling"):
-        detect({"fr": CORPORA["fr"], "de": CORPORA["de"][:2]}, tokens=50)
+        detect({"fr": CORPORA["fr"], "de": CORPORA["de"][:2]}, tokens=50, max_length=16)
     assert [record.message for record in caplog.records] == [
-        "fr: 49 tokens were taken, of at most 50",
-        "de: 15 tokens were taken, of at most 50",
+        "fr: 49 tokens were taken, of at most 50 (tokens, --tokens)"
     ]
+
+
+@pytest.mark.parametrize("tokens, last", [(30, 23 / 30), (1000, 1.0)])
+def test_progress_is_the_fraction_of_the_limit_or_of_the_corpus(monkeypatch, tokens, last):
+    done = []
+    monkeypatch.setattr(corpus_pass.RemainingTime, "update", lambda self, fraction: done.append(fraction) or "")
+    detect({"fr": CORPORA["fr"][:6]}, tokens=tokens)
+    assert done == sorted(done) and 0 < done[0] < 1 and done[-1] == pytest.approx(last)
 
 
 def test_a_limit_below_the_first_document_is_an_error_and_so_is_0():

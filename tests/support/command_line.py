@@ -24,9 +24,9 @@ def repeat(option: str, files: Mapping[str, object]) -> list[str]:
 
 
 def detect(model: object, corpora: Mapping[str, object], out: object, *options: object) -> int:
-    """Runs `detect` with short documents and returns its exit status. corpora: {language: file}."""
+    """Runs `detect` with a short document for each text and returns its exit status. corpora: {language: file}."""
     corpus_options = repeat("--corpus", corpora)
-    return run("detect", "--model", model, *corpus_options, "--out", out, *SMALL_BATCHES, *options)
+    return run("detect", "--model", model, *corpus_options, "--out", out, *SMALL_BATCHES, "--pack", "none", *options)
 
 
 def assert_error_line(capsys: pytest.CaptureFixture[str], *texts: object) -> str:

@@ -36,6 +36,16 @@ def integer_or_all(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{error}, nor all") from None
 
 
+def integer_or_none(text: str) -> int | str:
+    """Parses a whole number of at least 1, or "none", which 0 means too."""
+    if text in ("none", "0"):
+        return "none"
+    try:
+        return positive_integer(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor none") from None
+
+
 def whole_number(text: str) -> int:
     """Parses a whole number of at least 0."""
     if not text.isdecimal():

@@ -11,6 +11,7 @@ from pymultiling.cli.shared.argument_types import (
     encoding_name,
     integer_or_all,
     integer_or_auto,
+    integer_or_none,
     positive_integer,
     positive_number,
     whole_number,
@@ -158,22 +159,29 @@ def add_code(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_documents(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say how texts become documents."""
+def add_documents(parser: argparse.ArgumentParser, pack: int | None = None, tokens: int | str = "all") -> None:
+    """Adds the options that say how texts become documents.
+
+    Args:
+        parser: of the command.
+        pack: tokens of a document that the command packs by default, as `default_pack` does; None: it packs none.
+        tokens: default of --tokens.
+    """
+    usual = f"{pack}, or --max-length if that is less" if pack else "none"
     parser.add_argument(
         "--pack",
         metavar="N",
-        type=positive_integer,
+        type=integer_or_none,
         help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last "
-        "document is left out; perplexity joins no texts, and measures longer ones in documents of N tokens (default: "
-        "each text is one document)",
+        "document is left out; perplexity joins no texts, and measures longer ones in documents of N tokens; none, or "
+        f"0: each text is one document (default: {usual})",
     )
     add_max_length(parser, "document")
     parser.add_argument(
         "--tokens",
         metavar="N",
         type=integer_or_all,
-        default="all",
+        default=tokens,
         help="read the first documents of each corpus only, as many as have at most N tokens; all, or 0: the whole "
         "corpus (default: %(default)s)",
     )
@@ -277,7 +285,7 @@ def document_options(arguments: argparse.Namespace) -> DocumentOptions:
     return {
         "max_length": arguments.max_length,
         "batch_tokens": arguments.batch_tokens,
-        "pack": arguments.pack,
+        "pack": pack_or_none(arguments),
     }
 
 
@@ -310,7 +318,7 @@ def document_pass_options(arguments: argparse.Namespace, part: str | None = None
     return {
         **pass_options(arguments, part),
         "max_length": arguments.max_length,
-        "pack": arguments.pack,
+        "pack": pack_or_none(arguments),
         "chat_template": arguments.chat_template,
         "tokens": most_tokens(arguments),
     }
@@ -319,6 +327,17 @@ def document_pass_options(arguments: argparse.Namespace, part: str | None = None
 def tokens_or_none(arguments: argparse.Namespace) -> int | None:
     """Returns --batch-tokens of a command that accepts "auto", for which it returns None."""
     return None if arguments.batch_tokens == "auto" else arguments.batch_tokens
+
+
+def default_pack(arguments: argparse.Namespace, pack: int) -> int | str:
+    """Returns --pack, by default this number of tokens, or --max-length if that is less."""
+    given: int | str | None = arguments.pack
+    return min(pack, arguments.max_length) if given is None else given
+
+
+def pack_or_none(arguments: argparse.Namespace) -> int | None:
+    """Returns --pack, or None for "none"."""
+    return None if arguments.pack == "none" else arguments.pack
 
 
 def most_tokens(arguments: argparse.Namespace) -> int | None:

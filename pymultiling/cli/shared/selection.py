@@ -37,7 +37,7 @@ def add_selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         type=fraction,
         default=argparse.SUPPRESS,
         help="fraction of the neurons of each layer and site that count as the most important, such as 0.05: the same "
-        "as --ffn F --attention F (default: 0.1)",
+        "as --ffn F --attention F (default: 0.05)",
     )
     rule.add_argument(
         "--ffn",
@@ -45,22 +45,22 @@ def add_selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         type=count_or_fraction,
         default=argparse.SUPPRESS,
         help="how many FFN neurons of a layer count as the most important: a fraction such as 0.05, or a count such as "
-        "100 (default: 0.1)",
+        "100 (default: 0.05)",
     )
     rule.add_argument(
         "--attention",
         metavar="K",
         type=count_or_fraction,
         default=argparse.SUPPRESS,
-        help="the same for each of q, k, v and o of a layer: a fraction, or a count (default: 0.1)",
+        help="the same for each of q, k, v and o of a layer: a fraction, or a count (default: 0.05)",
     )
     rule.add_argument(
         "--share",
         metavar="S",
         type=float,
         default=argparse.SUPPRESS,
-        help="fraction of the language's documents in which a neuron must be among the most important, such as 0.7 "
-        "(default: 1.0, every document)",
+        help="fraction of the language's documents in which a neuron must be among the most important; 1: in every "
+        "document (default: 0.7)",
     )
     return rule
 
@@ -113,7 +113,7 @@ def print_detection(detection: Detection, rule: TopK | TopMean | Threshold) -> N
         for language, neurons in detection.specific().items():
             if not len(neurons):
                 print(
-                    f"{language}: no neuron was selected for this language only: try a --share below 1, such as 0.7, "
+                    f"{language}: no neuron was selected for this language only: try a smaller --share, such as 0.7, "
                     "so that a neuron needs to be among the most important in fewer documents"
                 )
 

@@ -12,7 +12,7 @@ from pymultiling.methods.reproduction.rounds import PACK, measure_texts
 from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import TopK
 
-RULE = TopK(0.05, 0.05, share=0.7)
+RULE = TopK()
 DETECTION = Kind("detection", "statistics", NeuronStatistics.load)
 
 

@@ -21,6 +21,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 POWER = tl.constexpr(0)  # sums of A u with u = 2^t - 1, unless 2^t overflows
 ONLINE = tl.constexpr(1)  # the largest log2(A 2^t), and log2 of sum A 2^t minus it, for any t
 CAREFUL = tl.constexpr(2)  # sums of A' - A for any t, from logarithms
+# The same, also where t is so large that its rounding exceeds 1: beside a sink the sum of A may be 0.
+BESIDE_SINK = tl.constexpr(3)
 
 # A is stored times 2^30, so that it only becomes 0 below 2^-156. Such a key only matters if its 2^t is infinite in
 # float32. Then the sums are not finite, and the rows are swept again.
@@ -77,7 +79,8 @@ def log2_add(a, b):
 def change_of_weight(log2_a, t, exponent):
     """Returns A 2^t - A for any t. exponent: log2 A + t, which may be computed in another order."""
     a = tl.exp2(log2_a)
-    return tl.where(tl.abs(t) < 0.5, a * power_minus_1(t), tl.exp2(exponent) - a)
+    is_small = (tl.abs(t) < 0.5) & (tl.abs(exponent - log2_a) < 1.0)  # a rounded t may contradict the exponent
+    return tl.where(is_small, a * power_minus_1(t), tl.exp2(exponent) - a)
 
 
 @triton.jit
@@ -299,6 +302,9 @@ def sweep(
                     t -= peak + log2_total
                     v = tl.where(tl.abs(t) < 0.5, before * power_minus_1(t), after - before)
                     a = before
+                if MODE == BESIDE_SINK:
+                    v = change_of_weight(a, t - (peak + log2_total), a + t - peak - log2_total)
+                    a = tl.exp2(a)
                 if MODE != ONLINE:
                     m += v
                     b1 += a * v

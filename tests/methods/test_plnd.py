@@ -28,7 +28,7 @@ def importance_one_by_one(language: str, max_length: int = 512, **options) -> di
 
 @pytest.mark.parametrize("options", [{}, {"rope": "post"}, {"score": "released"}, {"max_length": 6}, {"sites": "k"}])
 def test_statistics_are_those_of_a_loop_over_documents(options):
-    rule = pml.TopK(ffn=0.2, attention=0.4)
+    rule = pml.TopK(ffn=0.2, attention=0.4, share=1.0)
     detection = detect(select=rule, **options)
     for language, statistics in detection.statistics.items():
         expected = importance_one_by_one(language, **options)

@@ -134,7 +134,7 @@ def test_commands_measure_encoders_and_doctor_names_no_slow_kernel(name, tmp_pat
     assert main(["doctor", "--model", str(model)]) == 0
     assert "plain PyTorch" not in capsys.readouterr().out
     corpora = [f"--corpus={name}={write_text(tmp_path / f'{name}.txt', texts(name))}" for name in ("fr", "de")]
-    options = ["--ffn=0.2", "--attention=0.2", "--share=0.5", "--quiet"]
+    options = ["--ffn=0.2", "--attention=0.2", "--share=0.5", "--pack=none", "--quiet"]
     assert main(["detect", "--model", str(model), *corpora, *options, "--out", str(tmp_path / "found")]) == 0
     assert len(pml.NeuronSet.load(tmp_path / "found" / "neurons" / "fr.safetensors"))
 

@@ -60,7 +60,7 @@ def test_rules_and_families_fit_on_a_screen():
 
 
 def test_statistics_say_of_what_they_are():
-    rule = pml.TopK()
+    rule = pml.TopK(0.1, 0.1)
     values = {"ffn": torch.rand(3, 2, 7), "q": torch.rand(3, 2, 4)}
     statistics = pml.NeuronStatistics.of_counts(values, *rule.count(values), 1234, rule.rule())
     assert repr(statistics) == (

@@ -339,7 +339,8 @@ LONG = {
     "tiles of keys": Case(batch=1, kv_heads=1, group=1, length=80, size=4),
     "sinks": Case(batch=1, kv_heads=1, length=34, sinks=(-1.0, 4.0)),
     "sinks, soft cap, norm": Case(batch=1, kv_heads=1, length=34, sinks=(-1.0, 4.0), softcap=2.0, norm=True),
-    "sinks, large scores": Case(batch=1, kv_heads=1, length=34, sinks=(0.0, 60.0), query_factor=20),
+    # Scores of some hundreds: beyond, float32 rounds the scores by more than the kernels lose.
+    "sinks, large scores": Case(batch=1, kv_heads=1, length=34, sinks=(0.0, 60.0), query_factor=10),
     "both sides": Case(batch=1, kv_heads=1, length=34, causal=False),
     "both sides, biases": Case(batch=1, kv_heads=1, length=34, causal=False, bias="shared", rotation=None),
     "biases, norm": Case(batch=1, kv_heads=1, length=34, bias="own", norm=True),

@@ -96,6 +96,20 @@ _GPT2 = Family(
     down="c_proj",
 )
 
+_GPTJ = Family(
+    layers="h",
+    final=("ln_f",),
+    attention="attn",
+    interface=False,
+    rotation="position_ids",
+    interleaved=True,
+    rotation_table="embed_positions",
+    o="out_proj",
+    gate=None,
+    up="fc_in",
+    down="fc_out",
+)
+
 # The last layers take the keys and values of earlier ones.
 _GEMMA3N = replace(_OLMO2, shared_keys=("is_kv_shared_layer", "shared_kv_states"), v_norm="v_norm")
 
@@ -536,34 +550,8 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     ),
     "openai-gpt": _openai_gpt,
     "gpt_neo": _gpt_neo,
-    "gptj": Family(
-        layers="h",
-        final=("ln_f",),
-        attention="attn",
-        interface=False,
-        rotation="position_ids",
-        interleaved=True,
-        rotation_table="embed_positions",
-        o="out_proj",
-        gate=None,
-        up="fc_in",
-        down="fc_out",
-    ),
-    "codegen": Family(
-        layers="h",
-        final=("ln_f",),
-        attention="attn",
-        qkv="qkv_proj",
-        qkv_blocks=4,
-        interface=False,
-        rotation="position_ids",
-        interleaved=True,
-        rotation_table="embed_positions",
-        o="out_proj",
-        gate=None,
-        up="fc_in",
-        down="fc_out",
-    ),
+    "gptj": _GPTJ,
+    "codegen": replace(_GPTJ, qkv="qkv_proj", qkv_blocks=4),
     "mpt": _mpt,
     "bloom": _bloom,
     "opt": replace(

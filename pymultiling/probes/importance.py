@@ -312,7 +312,7 @@ class ImportanceProbe:
             if not isinstance(layer, AttentionLayer):
                 continue
             sites: list[str] = [site for site in ("v", "o") if site in self.sites and layer.width(site)]
-            has_normed_values = "v" in sites and self._norms_values(layer)
+            has_normed_values = self._measures_normed_values(layer)
             if has_normed_values:
                 sites.remove("v")
             if sites:
@@ -531,16 +531,17 @@ class ImportanceProbe:
         hooks.before(linear, keep_input)
         hooks.before(norm, keep_normed)
 
-    def _norms_values(self, layer: AttentionLayer) -> bool:
+    def _measures_normed_values(self, layer: AttentionLayer) -> bool:
         """Whether the v neurons of a layer are measured from its attention scores, because its values pass a norm."""
-        return layer.v is not None and layer.v_norm is not None and self.score == "importance"
+        has_normed_values = layer.v is not None and layer.v_norm is not None
+        return has_normed_values and "v" in self.sites and self.score == "importance"
 
     def _watch_scores(self, hooks: Hooks, index: int, layer: AttentionLayer) -> AttentionListener | None:
         """Adds hooks that measure Q and K neurons, and V neurons whose values pass a norm.
 
         Returns a listener to register, or None if the hooks are enough.
         """
-        has_normed_values = "v" in self.sites and self._norms_values(layer)
+        has_normed_values = self._measures_normed_values(layer)
         seen: list[ScoreInputs] = []
 
         def keep_importance(inputs: ScoreInputs) -> None:

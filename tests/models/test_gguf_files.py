@@ -41,7 +41,8 @@ def test_commands_take_the_path_of_a_file(saved, tmp_path, capsys):
     with pml.train_only(model, random_neurons(truth)):  # no mark of transformers forbids it
         pass
     (tmp_path / "fr.txt").write_text("abc ad\nae b\n")
-    words = ["detect", "--model", path, "--corpus", f"fr={tmp_path / 'fr.txt'}", "--pack", "none", "--out", tmp_path / "out"]
+    corpus = f"fr={tmp_path / 'fr.txt'}"
+    words = ["detect", "--model", path, "--corpus", corpus, "--pack", "none", "--out", tmp_path / "out"]
     assert main([str(word) for word in words]) == 0
     detected = pml.detect(truth, tokenizer, {"fr": ["abc ad", "ae b"]}, progress=False).neurons["fr"]
     assert pml.NeuronSet.load(tmp_path / "out" / "neurons" / "fr.safetensors") == detected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import os
+from collections.abc import Callable
 
 from pymultiling.neurons.sites import check_sites
 
@@ -16,34 +17,18 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
-def integer_or_auto(text: str) -> int | str:
-    """Parses a whole number of at least 1, or "auto"."""
-    if text == "auto":
-        return text
-    try:
-        return positive_integer(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
+def integer_or(word: str, zero_means_it: bool = False) -> Callable[[str], int | str]:
+    """Returns a function that parses a whole number of at least 1, or this word, which 0 may mean too."""
 
+    def parse(text: str) -> int | str:
+        if text == word or (zero_means_it and text == "0"):
+            return word
+        try:
+            return positive_integer(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, nor {word}") from None
 
-def integer_or_all(text: str) -> int | str:
-    """Parses a whole number of at least 1, or "all", which 0 means too."""
-    if text in ("all", "0"):
-        return "all"
-    try:
-        return positive_integer(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor all") from None
-
-
-def integer_or_none(text: str) -> int | str:
-    """Parses a whole number of at least 1, or "none", which 0 means too."""
-    if text in ("none", "0"):
-        return "none"
-    try:
-        return positive_integer(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor none") from None
+    return parse
 
 
 def whole_number(text: str) -> int:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from pymultiling.cli.shared.argument_types import (
     encoding_name,
-    integer_or_all,
-    integer_or_auto,
-    integer_or_none,
+    integer_or,
     positive_integer,
     positive_number,
     whole_number,
@@ -97,7 +95,7 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
     parser.add_argument(
         "--batch-tokens",
         metavar="N",
-        type=integer_or_auto if by_memory else positive_integer,
+        type=integer_or("auto") if by_memory else positive_integer,
         default=4096,
         help="tokens in one forward pass, padding included; fewer need less memory"
         + ("; auto: as many as half of the free memory holds by an estimate" if by_memory else "")
@@ -171,7 +169,7 @@ def add_documents(parser: argparse.ArgumentParser, pack: int | None = None, toke
     parser.add_argument(
         "--pack",
         metavar="N",
-        type=integer_or_none,
+        type=integer_or("none", zero_means_it=True),
         help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last "
         "document is left out; perplexity joins no texts, and measures longer ones in documents of N tokens; none, or "
         f"0: each text is one document (default: {usual})",
@@ -180,7 +178,7 @@ def add_documents(parser: argparse.ArgumentParser, pack: int | None = None, toke
     parser.add_argument(
         "--tokens",
         metavar="N",
-        type=integer_or_all,
+        type=integer_or("all", zero_means_it=True),
         default=tokens,
         help="read the first documents of each corpus only, as many as have at most N tokens; all, or 0: the whole "
         "corpus (default: %(default)s)",

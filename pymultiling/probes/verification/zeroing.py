@@ -79,10 +79,10 @@ def spot_check(model: nn.Module, seed: int = 0) -> dict[str, float]:
     tokens = tokens.to(embeddings.device)
     with ImportanceProbe(model, verify=False) as probe:
         importance = probe.measure(tokens)
-    differences: dict[str, float] = {site: 0.0 for site in SITES if decoder.layers_of(site)}
+    measured = {site: layers for site in SITES if (layers := decoder.layers_of(site))}
+    differences: dict[str, float] = dict.fromkeys(measured, 0.0)
     with evaluation_mode(model):
-        measured = {site: decoder.layers_of(site) for site in SITES}
-        ends = {site: {layers[0], layers[-1]} for site, layers in measured.items() if layers}
+        ends = {site: {layers[0], layers[-1]} for site, layers in measured.items()}
         for index in set.union(*ends.values()):
             layer = decoder.layers[index]
             calls, product_error = _record_calls(decoder, layer, tokens)

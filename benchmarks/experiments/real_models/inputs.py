@@ -13,6 +13,7 @@ import pymultiling as pml
 from benchmarks.experiments.real_models.sample import Sample
 from benchmarks.experiments.real_selection import bits_of_translations, first_texts, languages_in
 from benchmarks.experiments.tuning import load_texts
+from pymultiling.cli.detect import PACK
 
 ENGLISH = "en"
 
@@ -73,8 +74,8 @@ class Inputs:
 
     @cached_property
     def detection(self) -> pml.Detection:
-        """The neurons of each language, with the defaults of `detect`."""
-        return pml.detect(self.model, self.tokenizer, self.texts, tokens=self.sample.tokens, progress=False)
+        """The neurons of each language, with the defaults of the command `detect` but for the number of tokens."""
+        return pml.detect(self.model, self.tokenizer, self.texts, pack=PACK, tokens=self.sample.tokens, progress=False)
 
     @cached_property
     def activations(self) -> pml.Activations:

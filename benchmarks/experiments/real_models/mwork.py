@@ -45,7 +45,7 @@ def measure(inputs: Inputs) -> Tables:
 PART = Part(
     "What is each part of the model for?",
     "The task is to continue the first half of held-out texts; values are mean log-likelihoods of the second half, in "
-    "nats a token. The neurons are those that `detect` with its defaults selects for one language only. delta is the "
-    "change in English minus that in the other languages.",
+    "nats a token. The neurons are those that the command `detect` selects by default for one language only. delta is "
+    "the change in English minus that in the other languages.",
     measure,
 )

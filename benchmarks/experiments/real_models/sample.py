@@ -18,7 +18,7 @@ class Sample:
     languages: int = _option(6, "languages: English, and those that the model knows best")
     price_lengths: tuple[int, ...] = _option((256, 512, 2048), "prices: tokens of a document")
     rounds: int = _option(3, "prices: how often each run is timed")
-    exact_lengths: tuple[int, ...] = _option((64, 512), "exactness: tokens of a document")
+    exact_lengths: tuple[int, ...] = _option((30, 200, 512, 700), "exactness: tokens of a document")
     neurons: int = _option(30, "exactness: neurons of a site and layer")
     fast_lengths: tuple[int, ...] = _option((256, 512), "fast: tokens of a document")
     documents: int = _option(12, "fast: documents of all languages together")

@@ -14,6 +14,6 @@ def measure(inputs: Inputs) -> Tables:
 
 PART = Part(
     "What happens without a language's neurons?",
-    "Neurons of all five sites that `detect` with its defaults selects for one language only. " + ABOUT_EFFECTS,
+    "Neurons of all five sites that the command `detect` selects by default for one language only. " + ABOUT_EFFECTS,
     measure,
 )

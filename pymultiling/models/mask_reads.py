@@ -50,10 +50,16 @@ def _is_tracing(tensor: Tensor | None = None) -> bool:
     has_mask = _has_mask()
     if has_mask or (has_mask is not None and tensor is not None):  # also for a mask that the model itself made (BioGPT)
         return True
-    if has_mask is not None and torch.cuda.is_current_stream_capturing():
+    if has_mask is not None and _is_recorded():
         return False
     is_tracing: bool = _transformers_is_tracing(tensor)
     return is_tracing
+
+
+def _is_recorded() -> bool:
+    """Whether a CUDA graph is recorded. A torch that was built without CUDA cannot be asked."""
+    is_built: bool = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+    return is_built and torch.cuda.is_current_stream_capturing()
 
 
 def _has_mask() -> bool | None:

@@ -73,6 +73,12 @@ def test_transformers_looks_for_packed_documents_again_afterwards():
     assert masking_utils.find_packed_sequence_indices(positions).tolist() == [[0, 0, 0, 1, 1]]
 
 
+def record(monkeypatch) -> None:
+    """Makes torch say that a CUDA graph is recorded."""
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
 def test_a_recorded_forward_gives_the_attention_the_same_mask(name, monkeypatch):
     """Sees what transformers sees while a CUDA graph is recorded, without a GPU."""
@@ -84,7 +90,7 @@ def test_a_recorded_forward_gives_the_attention_the_same_mask(name, monkeypatch)
         )
     with torch.no_grad():
         states = Decoder(model).forward(**batch)[0]
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        record(monkeypatch)
         assert masking_utils.is_tracing()
         recorded = Decoder(model).forward(**batch)[0]
     layers = len(model.model.layers)
@@ -102,7 +108,19 @@ def test_transformers_reads_masks_again_afterwards():
 
 
 def test_transformers_still_notices_a_recording_outside(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    record(monkeypatch)
     with without_mask_reads(has_mask=False):
         assert not masking_utils.is_tracing()
     assert masking_utils.is_tracing()
+
+
+def test_a_torch_without_cuda_is_not_asked_whether_it_records(monkeypatch):
+    """It fails then. Some versions of transformers ask is_tracing() without a tensor, where there is no mask."""
+
+    def fail() -> bool:
+        raise RuntimeError("Tried to instantiate dummy base class _cuda_isCurrentStreamCapturing")
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", fail)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    with without_mask_reads(has_mask=False):
+        assert not masking_utils.is_tracing()

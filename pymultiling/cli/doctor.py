@@ -27,7 +27,6 @@ COMMAND = Command(
     papers={},
     example="pymultiling doctor --model Qwen/Qwen3-0.6B",
 )
-DOCUMENT_TOKENS = 512  # the length of the documents for which the cost of v is named
 MAX_DIFFERENCE = 1e-2  # larger relative differences are not rounding; a correct family is at about 1e-5
 
 
@@ -73,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> None:
+    from pymultiling.cli.shared.model_kind import measured_part, remarks, sites
     from pymultiling.models.decoder import Decoder
     from pymultiling.models.linear import inputs_of
     from pymultiling.models.loading import load_without_weights
@@ -97,12 +97,12 @@ def _print_model(name: str, revision: str | None, trust_remote_code: bool) -> No
         heads = f"{layer.heads}; queries and keys of size {layer.head_size}, values of size {layer.value_size}"
         widths["k"] += f": {own:,} of each head, then {shared:,} rotated ones that all heads share"
         widths["latent vectors"] = f"keys and values come from one of size {latent:,}; what gives it has no neurons"
-    family = f"{model.config.model_type} ({type(model).__name__})"
+    family = f"{model.config.model_type} ({type(model).__name__}){measured_part(decoder)}"
     rows = {"family": family, "layers": str(len(decoder.layers)), "heads": heads, **widths}
     print(_table(rows, indent="  "))
-    if len(decoder.attention_layers) < len(decoder.layers):
-        print(_without_attention(decoder))
-    for remark in _remarks(decoder):
+    print("\nhow the importance of each site is computed")
+    print(_table(sites(decoder), indent="  "))
+    for remark in remarks(decoder):
         print(f"  {remark}")
     print(f"\nmodules of layer {number}")
     print(_table(_module_paths(model, layer), indent="  "))
@@ -118,44 +118,6 @@ def _experts(decoder: Decoder) -> str:
         text += f", then {layer.shared.parts.width:,} of the shared expert"
     dense = [str(number) for number, each in enumerate(decoder.layers) if each.experts is None]
     return f"{text}; layers without experts: {', '.join(dense)}" if dense else text
-
-
-def _without_attention(decoder: Decoder) -> str:
-    """Returns a sentence on the layers that have linear attention."""
-    numbers = ", ".join(map(str, decoder.attention_layers))
-    return (
-        f"  Layers {numbers} have attention. The others have {decoder.family.linear_attention} in its place: they have "
-        "neurons of ffn only, and results are zero there at q, k, v and o."
-    )
-
-
-def _remarks(decoder: Decoder) -> list[str]:
-    """Returns sentences on sites that layers with attention lack, and on a site that takes long."""
-    lacking: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for number, layer in decoder.attention_layers.items():
-        for reason in dict.fromkeys(layer.absent.values()):
-            sites = tuple(site for site in layer.absent if layer.absent[site] == reason)
-            lacking.setdefault((reason, sites), []).append(number)
-    sentences = [
-        f"Layers {', '.join(map(str, numbers))} have no neurons of {' and '.join(sites)}, and results are zero there: "
-        f"each is a layer {reason}."
-        for (reason, sites), numbers in lacking.items()
-    ]
-    return sentences + _slow_values(decoder)
-
-
-def _slow_values(decoder: Decoder) -> list[str]:
-    """Returns a sentence on the cost of site v where values pass a norm, or nothing where they do not."""
-    from pymultiling.models.linear import outputs_of
-
-    layers = [layer for layer in decoder.attention_layers.values() if layer.v is not None and layer.v_norm is not None]
-    if not layers:
-        return []
-    products = sum(layer.width("v") * outputs_of(layer.o) * (DOCUMENT_TOKENS + 1) / 2 for layer in layers)
-    weights = sum(parameter.numel() for parameter in decoder.layer_modules().parameters())
-    times = f"{products / weights:.2g} times the multiplications of the layers' weights in a forward"
-    norm = f"Values pass a norm ({decoder.family.v_norm}), in which a neuron changes its whole head"
-    return [f"{norm}. The importance of v is exact, but slow: up to {times}, in documents of {DOCUMENT_TOKENS} tokens."]
 
 
 def _module_paths(model: nn.Module, layer: AttentionLayer) -> dict[str, str]:

@@ -460,7 +460,7 @@ class Decoder:
         has_norm = family.linear_ffn_norm or not is_linear
         norm = _find_optional(layer, family.ffn_norm if has_norm else None, where)
         if is_linear:
-            reason = f"which has {family.linear_attention} in place of attention and so no such neurons"
+            reason = "which has linear attention and so no such neurons"
             return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason))
         ffn_only = Layer(ffn, ffn_parts, shared, norm, {})
         return self._attention_layer(ffn_only, layer, index, head_count)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ import pymultiling as pml
 from pymultiling.cli import main
 from pymultiling.models.families import FAMILIES as TABLE
 from pymultiling.models.family import Family
+from tests.models.test_multimodal_models import multimodal_model
 from tests.support.anatomy import sizes
 from tests.support.tiny_models import REPRESENTATIVE_MODELS, tiny_model, unknown_model
 from tests.support.tiny_text import save_model
@@ -46,6 +49,72 @@ def test_importance_agrees_with_setting_neurons_to_zero(tmp_path, capsys, name):
     assert list(agreements) == list(pml.SITES)
     for agreement in agreements.values():
         assert agreement.strip().startswith("agrees to ") and float(agreement.split()[-1]) < 1e-4
+
+
+EXACT = dict(
+    ffn="exact: column_energy",
+    q="exact: qk_importance",
+    k="exact: qk_importance",
+    v="exact: value_energy",
+    o="exact: column_energy",
+)
+NORMED = dict.fromkeys(("ffn", "v", "o"), "exact: normed_energy")
+CENTRED = "exact: centred_importance (on a GPU in plain PyTorch)"
+SERIES = (
+    "a series, cut at 2e-5 (1 + the largest score) on a CPU and at 1e-3 on a GPU: qk_importance and "
+    "whole_norm_importance (on a GPU in plain PyTorch)"
+)
+NOT_CAUSAL = "Refused: perplexity, ablation_matrix, tasks, mwork, lens and fine_tune, because tokens see those after"
+OF_EXPERTS = "Refused: train_only on FFN neurons, because neurons of experts cannot be trained alone."
+UNLIKE_LAYERS = "Refused: models that are spread over processes (tp_plan), because layers differ in width."
+LINEAR = "have linear attention in its place: they have neurons of ffn only, and results are zero there"
+# {model: (what the family is followed by, how sites are measured where not as in EXACT, parts of the sentences)}
+KINDS = {
+    "llama": ("", {}, []),
+    "gemma2": ("", NORMED, []),
+    "olmo2": ("", {**NORMED, "q": SERIES, "k": SERIES}, []),
+    "cohere-norms": ("", {"q": CENTRED, "k": CENTRED}, []),
+    "qwen2_moe": ("", {}, [OF_EXPERTS]),
+    "gpt_oss": ("", {}, [OF_EXPERTS]),
+    "minimax": ("", {}, ["Layer 1 has attention. The others " + LINEAR, OF_EXPERTS, UNLIKE_LAYERS]),
+    "qwen3_5_text": ("", {}, ["Layer 1 has attention. The others " + LINEAR, UNLIKE_LAYERS]),
+    "deepseek_v3": ("", {}, [OF_EXPERTS, "(tp_plan), because heads share a part of their keys."]),
+    "gemma4_text": (
+        "",
+        {**NORMED, "v": "exact: normed_value_energy (on a CPU and on a GPU in plain PyTorch)"},
+        [
+            "Layers 2, 3 have no neurons of k and v, and results are zero there: each is a layer which takes",
+            "The importance of v is exact, but slow: up to",
+            UNLIKE_LAYERS,
+        ],
+    ),
+    "gemma3n_text": (
+        "",
+        {**NORMED, "v": "exact: normed_value_energy (on a CPU and on a GPU in plain PyTorch)"},
+        ["Layers 2, 3 have no neurons", "slow: up to", "Refused: lens, sentence_embeddings and ilo", UNLIKE_LAYERS],
+    ),
+    "apertus": ("", {}, ["Refused: activations, because the sign of xielu is not that of its input."]),
+    "xlm-roberta": (", an encoder", {}, [NOT_CAUSAL]),
+    "t5": (", an encoder-decoder: its encoder is measured", {}, [NOT_CAUSAL]),
+    "m2m_100": (", an encoder-decoder: its encoder is measured", {}, [NOT_CAUSAL]),
+    "Gemma3": (": its text decoder gemma3_text is measured", NORMED, []),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_says_of_each_site_what_is_exact_what_falls_back_and_what_is_refused(tmp_path, capsys, name):
+    save_model(tmp_path, multimodal_model(name) if name == "Gemma3" else tiny_model(name))
+    assert main(["doctor", "--model", str(tmp_path), "--no-check"]) == 0
+    printed = capsys.readouterr().out
+    kind, changes, sentences = KINDS[name]
+    (family,) = (line for line in printed.splitlines() if line.startswith("  family "))
+    assert family.partition(")")[2] == kind
+    section = printed.partition("how the importance of each site is computed\n")[2].partition("\n\n")[0]
+    rows, remarks = section.splitlines()[:5], section.splitlines()[5:]
+    expected = {**EXACT, **changes}
+    assert [row.strip().split(None, 1) for row in rows] == [[site, expected[site]] for site in pml.SITES]
+    assert len(remarks) == len(sentences)
+    assert all(sentence in remark for sentence, remark in zip(sentences, remarks))
 
 
 def test_prints_the_paths_of_modules_and_their_outputs(tmp_path, capsys):
@@ -104,3 +173,13 @@ def test_rejects_a_model_that_cannot_be_measured(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "backends" in printed.out
     assert printed.err.count("\n") == 1 and "looked for one of llama" in printed.err
+
+
+def test_rejects_quantised_weights(tmp_path, capsys):
+    save_model(tmp_path, tiny_model("llama"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    capsys.readouterr()  # transformers' bar while it writes
+    assert main(["doctor", "--model", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and "are quantised: give a copy with floating-point weights" in printed.err

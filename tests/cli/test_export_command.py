@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -76,4 +77,15 @@ def test_rejects_wrong_arguments(model, tmp_path, found, capsys, monkeypatch, op
     before = sorted(tmp_path.rglob("*"))
     assert run("export", "--model", model, "--out", "out", *options) == status
     assert_error_line(capsys, text)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_rejects_quantised_weights(model, tmp_path, found, capsys):
+    shutil.copytree(model, tmp_path / "quantised")
+    config = json.loads((model / "config.json").read_text())
+    changed = json.dumps({**config, "quantization_config": {"quant_method": "fp8"}})
+    (tmp_path / "quantised" / "config.json").write_text(changed)
+    before = sorted(tmp_path.rglob("*"))
+    assert run("export", "--model", tmp_path / "quantised", "--neurons", found, "--out", tmp_path / "out") == 1
+    assert_error_line(capsys, "are quantised")
     assert sorted(tmp_path.rglob("*")) == before

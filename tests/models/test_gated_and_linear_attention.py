@@ -146,7 +146,7 @@ def test_a_gate_needs_its_own_query_projection():
 def test_attention_neurons_of_a_linear_layer_are_refused(tmp_path, site):
     model, sentence = (
         tiny_model("qwen3_next"),
-        f"{site} neurons in layer 1, which has linear_attn in place of attention",
+        f"{site} neurons in layer 1, which has linear attention and so no such neurons",
     )
     neurons = set_in_linear_layer(model, site)
     with pytest.raises(ValueError, match=f"the set has {sentence}.* layers that have {site}, 0, 2"):
@@ -244,7 +244,8 @@ def test_doctor_says_which_layers_have_attention(tmp_path, capsys):
     assert main(["doctor", "--model", str(save_model(tmp_path, tiny_model("qwen3_next")))]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert (
-        "Layers 0, 2 have attention. The others have linear_attn in its place: they have neurons of ffn only" in printed
+        "Layers 0, 2 have attention. The others have linear attention in its place: they have neurons of ffn only"
+        in printed
     )
     assert "q model.layers.0.self_attn.q_proj, outputs 0 to 15 of each block of 32" in printed
     assert "output gate model.layers.0.self_attn.q_proj, outputs 16 to 31 of each block of 32" in printed

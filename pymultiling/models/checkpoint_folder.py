@@ -174,8 +174,13 @@ def _spellings(parameter: str, base_prefix: str) -> Iterator[str]:
     yield parameter
     # A checkpoint of the model without its head, such as openai-community/gpt2.
     yield parameter.removeprefix(f"{base_prefix}.")
-    # The decoder in a model that takes images too, before transformers 4.52 and as save_pretrained still writes it.
-    yield parameter.replace("model.language_model.", "language_model.model.", 1)
+    # The decoder in a model that takes images too. Its name there may be the one before transformers 4.52, which
+    # save_pretrained still writes. The parameter's may be that in the decoder alone, which AutoModelForCausalLM takes
+    # out of such a model (Llama 4, Qwen3.5).
+    own = parameter.removeprefix("model.language_model.").removeprefix("model.")
+    yield f"model.language_model.{own}"
+    yield f"language_model.model.{own}"
+    yield f"language_model.model.{own}".replace(".layers.", ".blocks.", 1)  # Kimi-K2.5, as save_pretrained writes it
     if parameter.endswith(".experts.down_proj"):  # Granite
         yield f"{parameter.removesuffix('experts.down_proj')}output_linear.weight"
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMaskedLM, AutoTokenizer
 
 import pymultiling as pml
-from tests.models.test_multimodal_models import multimodal_model
+from tests.models import test_multimodal_models as multimodal
 from tests.support.tiny_models import ENCODERS, FURTHER_MODELS, MODELS, random_neurons, tiny_batch, tiny_model
 from tests.support.tiny_text import save_model, tiny_tokenizer
 
@@ -28,7 +28,7 @@ def load(folder, auto_model=AutoModelForCausalLM, **options):
         auto_model = AutoModelForImageTextToText
     if config.model_type == "gemma2":
         options["attn_implementation"] = "eager"
-    if hasattr(config, "num_experts_per_tok"):
+    if hasattr(config.get_text_config(), "num_experts_per_tok"):
         options["experts_implementation"] = "eager"
     return auto_model.from_pretrained(folder, **options).eval()
 
@@ -163,17 +163,18 @@ def test_other_layouts_of_checkpoints_are_understood(tmp_path):
         assert_computes(tmp_path / f"{name} off", logits_off(model, neurons))
 
 
-@pytest.mark.parametrize("name", ["Gemma3", "Llava"])
-def test_the_text_decoder_of_a_model_that_takes_images(name, tmp_path):
-    multimodal_model(name).save_pretrained(tmp_path / "model")
+@pytest.mark.parametrize("dtype", DTYPES, ids=("float32", "bfloat16"))
+@pytest.mark.parametrize("name", multimodal.MODELS)
+def test_the_text_decoder_of_a_model_that_takes_images(name, dtype, tmp_path):
+    """Neurons of all sites, off and doubled, from a folder of many shards and from memory."""
+    multimodal.multimodal_model(name).to(dtype).save_pretrained(tmp_path / "model", max_shard_size="4KB")
     model = load(tmp_path / "model", AutoModelForImageTextToText)
-    widths = pml.importance(model, BATCH["input_ids"])
-    masks = {site: torch.rand(values.shape[1:], generator=torch.Generator().manual_seed(0)) < 0.2
-             for site, values in widths.items()}  # fmt: skip
-    neurons = pml.NeuronSet(masks)
-    for number, source in enumerate((model, tmp_path / "model")):
-        pml.export(source, None, neurons, tmp_path / str(number))
-        assert_computes(tmp_path / str(number), logits_off(model, neurons), auto_model=AutoModelForImageTextToText)
+    neurons = random_neurons(model.get_decoder())
+    for number, (source, scale) in enumerate(((tmp_path / "model", 0.0), (tmp_path / "model", 2.0), (model, 0.0))):
+        pml.export(source, None, neurons, tmp_path / str(number), scale=scale)
+        expected = logits_off(model, neurons, scale=scale)
+        assert not torch.equal(expected, logits(model))
+        assert_computes(tmp_path / str(number), expected, auto_model=AutoModelForImageTextToText)
 
 
 def test_the_card_says_what_was_changed(tmp_path):

@@ -93,15 +93,16 @@ def test_detect_counts_and_embeddings(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_exported_model_computes_what_deactivate_does(name, dtype, tmp_path):
-    """Bit for bit."""
-    tiny_model(name, dtype).save_pretrained(tmp_path / "model")
+    """Bit for bit, with neurons of all sites off and doubled. The folder has many shards."""
+    tiny_model(name, dtype).save_pretrained(tmp_path / "model", max_shard_size="4KB")
     model, batch = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval(), tiny_batch()
     neurons = random_neurons(model)
-    pml.export(tmp_path / "model", None, neurons, tmp_path / "off")
-    with pml.deactivate(model, neurons):
-        expected = logits(model, batch)
-    exported = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "off").eval()
-    assert torch.equal(logits(exported, batch), expected) and not torch.equal(expected, logits(model, batch))
+    for scale in (0.0, 2.0):
+        pml.export(tmp_path / "model", None, neurons, tmp_path / str(scale), scale=scale)
+        with pml.deactivate(model, neurons, scale=scale):
+            expected = logits(model, batch)
+        exported = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / str(scale)).eval()
+        assert torch.equal(logits(exported, batch), expected) and not torch.equal(expected, logits(model, batch))
 
 
 @pytest.mark.parametrize("name", PAIRS)

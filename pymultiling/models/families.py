@@ -292,13 +292,15 @@ def _glm4_moe(config: Glm4MoeConfig) -> Family:
 
 
 def _gpt_oss(config: GptOssConfig) -> Family:
+    # transformers 5.17 has no fields for these numbers, and its code has those of the published models.
+    has_fields = hasattr(type(config), "swiglu_alpha")
     return Family(
         single_tables=True,
         sinks="sinks",
         experts="experts",
         transposed_experts=True,
         interleaved_experts=True,
-        clamped_swiglu=(config.swiglu_alpha, config.swiglu_limit),
+        clamped_swiglu=(config.swiglu_alpha, config.swiglu_limit) if has_fields else (1.702, 7.0),
     )
 
 

@@ -161,6 +161,8 @@ def test_an_entry_without_sinks_is_refused(monkeypatch):
 )
 def test_an_entry_that_does_not_fit_is_refused(monkeypatch, changes, message):
     model = tiny_model("gpt_oss")
+    if changes.get("clamped_swiglu") == family_of(model).clamped_swiglu:
+        pytest.skip("this transformers has the published numbers in its code, and no fields for others")
     monkeypatch.setitem(FAMILIES, "gpt_oss", family_of(model, **changes))
     with pytest.raises(pml.UnsupportedModel, match=message):
         pml.importance(model, **tiny_batch())

@@ -82,6 +82,18 @@ def test_neurons_are_off_as_in_the_merged_copy(kind, name):
     assert torch.equal(logits(model), plain) and difference(plain, logits(with_zeroed_neurons(truth, neurons))) > 1e-2
 
 
+@pytest.mark.parametrize("kind, name", CASES, ids=str)
+def test_adapters_that_are_merged_in_place_are_measured_and_masked(kind, name):
+    """The PEFT model stays, and its modules have the weights of the merged copy."""
+    model = adapted_model(kind, name).eval()
+    truth = merged(model)
+    model.merge_adapter()
+    neurons = random_neurons(truth)
+    assert importance_agrees(model, truth)
+    with pml.deactivate(model, neurons):
+        assert difference(logits(model), logits(with_zeroed_neurons(truth, neurons))) < TOLERANCE
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["LoRA", "LoRA with biases", "DoRA", "IA3"])
 def test_the_verification_passes_in_every_dtype(kind, dtype):

@@ -246,7 +246,7 @@ def test_commands_take_a_folder_with_quantised_weights(kind, tmp_path, capsys):
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "fr.txt").write_text("\n".join(texts("fr")))
     source, corpus = ["--model", tmp_path / "model"], f"fr={tmp_path / 'fr.txt'}"
-    detect = ["detect", *source, "--corpus", corpus, "--out", tmp_path / "out"]
+    detect = ["detect", *source, "--corpus", corpus, "--pack", "none", "--out", tmp_path / "out"]
     ablate = ["ablate", *source, "--neurons", tmp_path / "out", "--texts", corpus, "--out", tmp_path / "ablation"]
     for words in (detect, ablate):
         assert main([str(word) for word in words]) == 0

@@ -12,6 +12,8 @@ from pymultiling.data.batches import make_batches
 from pymultiling.models.length_scaling import length_group, own_frequencies
 from pymultiling.tasks.generation import generate
 from pymultiling.tasks.likelihood import log_likelihoods
+from tests.support.brute_force import brute_force
+from tests.support.comparison import TOLERANCE, importance_in_float64, largest_error
 from tests.support.tiny_models import VOCABULARY_SIZE, tiny_batch, tiny_model
 from tests.support.tiny_text import tiny_tokenizer
 
@@ -64,6 +66,15 @@ def test_importance_of_a_document_is_that_without_its_neighbours(kind, padding):
         alone = pml.importance(fresh, batch["input_ids"][row, mask][None])
         for site, values in together.items():
             torch.testing.assert_close(values[row], alone[site][0], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [LIMIT - 3, LIMIT, LIMIT + 1, 20])
+@pytest.mark.parametrize("kind", MODELS)
+def test_importance_of_a_document_is_brute_force(kind, length):
+    """Below the limit, at it and above."""
+    batch = tiny_batch((length,))
+    truth, result = brute_force(make_model(kind), **batch), importance_in_float64(make_model(kind), **batch)
+    assert max(largest_error(result[site], truth[site]) for site in truth) < TOLERANCE[torch.float64]
 
 
 @pytest.mark.parametrize("kind", MODELS)

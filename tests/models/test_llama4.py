@@ -149,6 +149,17 @@ def test_an_entry_with_another_attention_is_refused(monkeypatch, changes, messag
     assert any(message in departure.sentence for departure in departures), departures
 
 
+@pytest.mark.parametrize("lengths", [{}, LONG])
+@pytest.mark.parametrize("field, factor", [("attn_scale", 1.1), ("attn_scale", 0), ("floor_scale", 2)])
+def test_a_layer_that_scales_its_queries_otherwise_is_refused(field, factor, lengths):
+    """Layer 1, which does not rotate."""
+    model = tiny_model("llama4_text", **lengths)
+    attention = layers_of(model)[1].self_attn
+    setattr(attention, field, factor * getattr(attention, field))
+    with pytest.raises(pml.UnsupportedModel, match=rf"layers.1.self_attn {HEADS}"):
+        pml.importance(model, **tiny_batch(), sites=("q",))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -14,6 +14,7 @@ from pymultiling.passes.identity import model_hash
 from pymultiling.probes.verification.entry import verification_of
 from tests.support.adapters import adapter_config, draw_adapters
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
 
@@ -85,11 +86,14 @@ def test_adapters_of_quantised_modules_are_measured():
         assert (measured[site] - truth[site]).abs().max() < TOLERANCE * truth[site].max()
 
 
-def test_quantised_weights_have_a_hash_and_are_not_trained():
+def test_quantised_weights_have_a_hash_and_are_neither_trained_nor_exported(tmp_path):
     first, second = (in_8_bits(tiny_model("llama", seed=seed)) for seed in (0, 1))
     assert model_hash(first) == model_hash(copy.deepcopy(first)) != model_hash(second)
     with pytest.raises(pml.UnsupportedModel, match="is quantised or an adapter"):
         pml.train_only(first, random_neurons(tiny_model("llama")))
+    with pytest.raises(pml.UnsupportedModel, match="is quantised or an adapter"):
+        pml.export(first, None, random_neurons(tiny_model("llama")), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_inputs_in_few_bits_are_refused():
@@ -98,3 +102,25 @@ def test_inputs_in_few_bits_are_refused():
     quantization.quantize_(model.base_model, quantization.Int8DynamicActivationInt8WeightConfig())
     with pytest.raises(pml.UnsupportedModel, match=r"weight of Int8Tensor: load.*without quantisation"):
         pml.importance(model, **tiny_batch())
+
+
+OTHERS = {
+    "4 bits": lambda: quantization.IntxWeightOnlyConfig(weight_dtype=torch.int4),
+    "8 bits of floating point": lambda: quantization.Float8WeightOnlyConfig(),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_weights_that_were_not_compared_are_refused(kind, tmp_path):
+    plain, model = plain_model("llama"), plain_model("llama")
+    quantization.quantize_(model.base_model, OTHERS[kind]())
+    neurons, tokenizer = random_neurons(plain), tiny_tokenizer()
+    for call in (
+        lambda: pml.importance(model, **tiny_batch()),
+        lambda: pml.activations(model, tokenizer, {"fr": texts("fr")}, progress=False),
+        lambda: pml.deactivate(model, neurons).__enter__(),
+        lambda: pml.export(model, None, neurons, tmp_path / "out"),
+    ):
+        with pytest.raises(pml.UnsupportedModel, match=r"without quantisation|is quantised"):
+            call()
+    assert not list(tmp_path.iterdir())

@@ -90,10 +90,12 @@ def test_queries_that_are_scaled_behind_the_first_context_are_named(monkeypatch,
 
 @pytest.mark.parametrize("context", [8, 100, 16384])
 @pytest.mark.parametrize("planted", ["no scaling", "steeper", "shifted by one"])
-def test_another_scaling_of_queries_by_position_is_named(monkeypatch, planted, context):
+@pytest.mark.parametrize("name", ["ministral3", "mistral4"])
+def test_another_scaling_of_queries_by_position_is_named(monkeypatch, name, planted, context):
     """In 64 tokens, in 116, and in a copy whose original context is cut down; transformers' own is accepted."""
     scaled = dict(YARN, llama_4_scaling_beta=0.1, original_max_position_embeddings=context)
-    model = tiny_model("ministral3", sliding_window=None, max_position_embeddings=65536, rope_parameters=scaled)
+    windows = dict(sliding_window=None) if name == "ministral3" else {}
+    model = tiny_model(name, **windows, max_position_embeddings=65536, rope_parameters=scaled)
     assert not verify(Decoder(model)).departures
     modeling = __import__(type(model.model).__module__, fromlist=["get_llama_4_attn_scale"])
     original = modeling.get_llama_4_attn_scale

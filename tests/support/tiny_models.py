@@ -5,6 +5,7 @@ import copy
 import torch
 import transformers
 from packaging.version import Version
+from transformers.models.hunyuan_v1_dense import modeling_hunyuan_v1_dense as hunyuan
 
 from pymultiling import SITES, NeuronSet
 from tests.support.anatomy import base_of, layer_sizes, layers_of, sizes, zero_neuron
@@ -46,7 +47,7 @@ MODELS = {
     "qwen3-bias": ("Qwen3", dict(head_dim=8, attention_bias=True)),
     "gemma": ("Gemma", dict(head_dim=16, num_key_value_heads=1)),
     "gemma2": ("Gemma2", dict(head_dim=8, sliding_window=4, attn_logit_softcapping=2.0, query_pre_attn_scalar=5)),
-    "gemma2-bias": ("Gemma2", dict(head_dim=8, attention_bias=True)),
+    "gemma2-bias": ("Gemma2", dict(head_dim=8, attention_bias=True, sliding_window=4)),
     "gemma3_text": (
         "Gemma3",
         dict(head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
@@ -258,6 +259,7 @@ GEMMA4 = dict(
     hidden_size_per_layer_input=6,
     vocab_size_per_layer_input=VOCABULARY_SIZE,
 )
+HUNYUAN_ALPHA = "compute_ntk_alpha_rope_parameters"
 FURTHER_MODELS = {
     "deepseek_v2": ("DeepseekV2", dict(LATENT_EXPERTS, topk_method="group_limited_greedy")),
     "deepseek_v2-half-dense": (
@@ -283,7 +285,7 @@ FURTHER_MODELS = {
         dict(sliding_window=6, head_dim=8, rope_parameters=dict(SCALED_QUERIES, llama_4_scaling_beta=0.4)),
     ),
     "seed_oss": ("SeedOss", dict(head_dim=12, attention_bias=True, attention_out_bias=True, mlp_bias=True)),
-    "cwm": ("Cwm", dict(HALF_SLIDING, head_dim=8)),
+    "cwm": ("Cwm", dict(HALF_SLIDING, head_dim=8, rope_parameters=dict(LLAMA3))),
     "arcee": ("Arcee", {}),
     "nemotron": ("Nemotron", dict(head_dim=8)),
     "apertus": ("Apertus", dict(attention_bias=True, rope_parameters=dict(LLAMA3))),
@@ -295,7 +297,8 @@ FURTHER_MODELS = {
         "HunYuanDenseV1",
         dict(
             head_dim=8,
-            max_position_embeddings=8,
+            # In transformers 5.17 the frequencies depend on length beyond the context.
+            max_position_embeddings=8 if hasattr(hunyuan.HunYuanDenseV1RotaryEmbedding, HUNYUAN_ALPHA) else 64,
             rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=1.0, alpha=1000.0),
         ),
     ),
@@ -515,7 +518,15 @@ PAIR_SHAPE = dict(
 PAIR = dict(d_model=32, num_layers=2, num_heads=4, d_kv=6, d_ff=37)
 PAIRS = {
     "t5": ("T5", dict(PAIR, relative_attention_num_buckets=8, relative_attention_max_distance=6)),
-    "mt5": ("MT5", dict(PAIR, feed_forward_proj="gated-gelu")),
+    "mt5": (
+        "MT5",
+        dict(
+            PAIR,
+            feed_forward_proj="gated-gelu",
+            relative_attention_num_buckets=10,
+            relative_attention_max_distance=7,
+        ),
+    ),
     "m2m_100": (
         "M2M100",
         dict(

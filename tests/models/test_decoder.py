@@ -20,7 +20,16 @@ from tests.support.anatomy import (
     sizes,
     weight_of,
 )
-from tests.support.tiny_models import ENCODERS, FURTHER_MODELS, MODELS, PAIRS, configuration, tiny_model, unknown_model
+from tests.support.tiny_models import (
+    ENCODERS,
+    FURTHER_MODELS,
+    MODELS,
+    PAIRS,
+    configuration,
+    is_missing,
+    tiny_model,
+    unknown_model,
+)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -45,7 +54,7 @@ def test_sizes_are_read_off_the_weights_not_off_hidden_size():
 def test_every_registered_family_is_tested():
     known = {name for name in FAMILIES if name in CONFIG_MAPPING or name.endswith("_text")}
     kinds = (MODELS | FURTHER_MODELS | ENCODERS | PAIRS).values()
-    assert {configuration(kind).model_type for kind, _ in kinds} == known
+    assert {configuration(kind).model_type for kind, _ in kinds if not is_missing(kind)} == known
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,6 +1,7 @@
 """Tiny random models of every supported family, and documents for them."""
 
 import copy
+from unittest import SkipTest
 
 import torch
 import transformers
@@ -495,8 +496,6 @@ FURTHER_MODELS = {
 }
 # {prefix: class with a language-model head}, where its name is not the prefix and "ForCausalLM".
 OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
-if not hasattr(transformers, "InternLM3Config"):  # transformers 5.17 lacks it
-    del FURTHER_MODELS["internlm3"]
 # Encoders, with a head that predicts masked tokens. The positions of roberta begin behind the number of its padding
 # token, with which `tiny_batch` does not always pad.
 ENCODERS = {
@@ -561,8 +560,13 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
     They are drawn in float32 and then cast to the dtype.
 
     **changes: fields of the configuration that differ from the model's entry.
+
+    Raises:
+        SkipTest: transformers has no such models. pytest then skips the test.
     """
     kind, differences = (MODELS | FURTHER_MODELS | ENCODERS | PAIRS)[name]
+    if is_missing(kind):
+        raise SkipTest(f"transformers {transformers.__version__} has no {kind}")
     config = configuration(kind)(**{**(PAIR_SHAPE if name in PAIRS else SHAPE), **differences, **changes})
     if name.startswith(("gemma2", "vaultgemma")):
         config._attn_implementation = "eager"  # transformers' sdpa has no soft caps
@@ -576,8 +580,17 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **c
 
 def configuration(kind: str) -> type:
     """Returns transformers' class of configurations for a prefix, such as LlamaConfig for "Llama"."""
+    return getattr(transformers, _name_of_configuration(kind))
+
+
+def is_missing(kind: str) -> bool:
+    """Whether the installed transformers lacks the models of a prefix, as 5.17 lacks InternLM3."""
+    return not hasattr(transformers, _name_of_configuration(kind))
+
+
+def _name_of_configuration(kind: str) -> str:
     is_text = kind in ("Gemma3", "Gemma3n", "Gemma4", "Llama4", "Qwen3_5", "Qwen3_5Moe")
-    return getattr(transformers, f"{kind}TextConfig" if is_text else f"{kind}Config")
+    return f"{kind}TextConfig" if is_text else f"{kind}Config"
 
 
 @torch.no_grad()

@@ -178,6 +178,9 @@ def _spellings(parameter: str, base_prefix: str) -> Iterator[str]:
     yield parameter.replace("model.language_model.", "language_model.model.", 1)
     if parameter.endswith(".experts.down_proj"):  # Granite
         yield f"{parameter.removesuffix('experts.down_proj')}output_linear.weight"
+        yield f"{parameter.removesuffix('down_proj')}fc2.weight"  # Aria
+    for name in ("shared_expert", "shared_mlp"):  # Laguna, Hy3
+        yield parameter.replace(".mlp.shared_experts.", f".mlp.{name}.", 1)
 
 
 def _expert_spellings(name: str) -> Iterator[str]:

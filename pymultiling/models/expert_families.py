@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.family import Family
@@ -11,18 +11,22 @@ from pymultiling.models.shared_entries import OLMO2, QWEN3_5, FamilyFunction, la
 
 if TYPE_CHECKING:
     from transformers import (
+        AXK1Config,
         Cohere2MoeConfig,
+        DbrxConfig,
         DeepseekV2Config,
         Ernie4_5_MoeConfig,
         Glm4MoeConfig,
         GptOssConfig,
         GraniteMoeSharedConfig,
         GraniteMoeSWAConfig,
+        LagunaConfig,
         Llama4TextConfig,
         MiMoV2FlashConfig,
         Mistral4Config,
         OlmoeConfig,
     )
+    from transformers.models.dbrx.configuration_dbrx import DbrxAttentionConfig, DbrxFFNConfig
 
     from pymultiling.models.shared_entries import DeepseekConfig
 
@@ -34,6 +38,10 @@ _DOTS1 = Family(q_norm="q_norm", k_norm="k_norm", experts="experts", shared_expe
 _QWEN3_NEXT = replace(
     QWEN3_5, experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"
 )
+
+
+def _axk1(config: AXK1Config) -> Family:
+    return replace(_deepseek_v3(config), experts_norm="post_mlp_layernorm")
 
 
 def _cohere2_moe(config: Cohere2MoeConfig) -> Family:
@@ -48,6 +56,22 @@ def _cohere2_moe(config: Cohere2MoeConfig) -> Family:
         rotates=("sliding_window", "force_rope"),
         experts="experts",
         shared_expert="shared_experts" if has_shared else None,
+    )
+
+
+def _dbrx(config: DbrxConfig) -> Family:
+    attention, ffn = cast("DbrxAttentionConfig", config.attn_config), cast("DbrxFFNConfig", config.ffn_config)
+    return Family(
+        layers="blocks",
+        final=("norm_f",),
+        attention="norm_attn_norm.attn",
+        qkv="Wqkv",
+        clip=attention.clip_qkv,
+        o="out_proj",
+        ffn="ffn",
+        experts="experts",
+        expert_parts=("mlp.w1", "mlp.v1", "mlp.w2", "mlp.activation_fn"),
+        activation=cast("dict[str, str]", ffn.ffn_act_fn).get("name", "silu"),
     )
 
 
@@ -100,6 +124,16 @@ def _granitemoeshared(config: GraniteMoeSharedConfig | GraniteMoeSWAConfig) -> F
         down="output_linear",
         shared_expert="shared_mlp" if config.shared_intermediate_size else None,
         shared_expert_in_layer=config.shared_intermediate_size > 0,
+    )
+
+
+def _laguna(config: LagunaConfig) -> Family:
+    return replace(
+        _DOTS1,
+        own_heads="num_heads",
+        output_gate="g_proj",
+        gate_function="softplus",
+        routed_scale=config.moe_routed_scaling_factor,
     )
 
 
@@ -185,4 +219,15 @@ EXPERT_FAMILIES: dict[str, Family | FamilyFunction] = {
     "granitemoeshared": _granitemoeshared,
     "granitemoe_swa": _granitemoe_swa,
     "olmoe": _olmoe,
+    "solar_open": Family(experts="experts", shared_expert="shared_experts"),
+    "hy_v3": _DOTS1,
+    "mellum": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
+    "laguna": _laguna,
+    "kolibri1": replace(
+        _DOTS1, rotates="is_sliding", attention_norm="post_self_attn_layernorm", ffn_norm="post_mlp_layernorm"
+    ),
+    "flint": replace(_DOTS1, rotates="sliding_window", sinks="sinks", shared_expert="shared_expert"),
+    "aria_text": Family(experts="experts", transposed_experts=True, shared_expert="shared_experts"),
+    "axk1": _axk1,
+    "dbrx": _dbrx,
 }

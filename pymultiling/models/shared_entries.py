@@ -10,6 +10,7 @@ from pymultiling.models.family import Family
 
 if TYPE_CHECKING:
     from transformers import (
+        AXK1Config,
         DeepseekV2Config,
         DeepseekV3Config,
         Glm4MoeLiteConfig,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         YoutuConfig,
     )
 
-    DeepseekConfig: TypeAlias = DeepseekV3Config | Glm4MoeLiteConfig | Mistral4Config
+    DeepseekConfig: TypeAlias = DeepseekV3Config | Glm4MoeLiteConfig | Mistral4Config | AXK1Config
     LatentConfig: TypeAlias = DeepseekConfig | DeepseekV2Config | MiniCPM3Config | YoutuConfig
 
 # Each function takes the configuration class of its own kind of model.

@@ -28,7 +28,7 @@ def load(folder, auto_model=AutoModelForCausalLM, **options):
         auto_model = AutoModelForImageTextToText
     if config.model_type == "gemma2":
         options["attn_implementation"] = "eager"
-    if hasattr(config, "num_experts_per_tok"):
+    if hasattr(config, "num_experts_per_tok") or hasattr(config, "moe_topk"):
         options["experts_implementation"] = "eager"
     return auto_model.from_pretrained(folder, **options).eval()
 

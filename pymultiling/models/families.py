@@ -198,8 +198,9 @@ def _falcon(config: FalconConfig) -> Family:
 def _gemma4(config: Gemma4TextConfig) -> Family:
     if config.enable_moe_block:
         raise UnsupportedModel(
-            "this gemma4 adds the output of a mixture of experts to that of its FFN and norms the sum, which is not "
-            "supported: use a model whose configuration has enable_moe_block = False"
+            "this gemma4 norms the outputs of its FFN and of a mixture of experts, and then norms their sum, and no "
+            "operator computes what a neuron changes behind two norms: use a model whose configuration has "
+            "enable_moe_block = False"
         )
     return replace(_GEMMA3N, keys_as_values="use_alternative_attention")
 

@@ -244,20 +244,6 @@ MISTRAL4 = dict(
     rope_parameters=dict(LATENT["rope_parameters"], original_max_position_embeddings=4, llama_4_scaling_beta=0.4),
 )
 LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=52)
-# Windows and full attention, whose heads are larger, fewer, and not all rotated. The last two layers take the keys and
-# values of the first two, and have wider FFNs.
-GEMMA4 = dict(
-    head_dim=8,
-    global_head_dim=16,
-    num_hidden_layers=4,
-    layer_types=["sliding_attention", "full_attention"] * 2,
-    sliding_window=4,
-    num_kv_shared_layers=2,
-    use_double_wide_mlp=True,
-    intermediate_size=19,
-    hidden_size_per_layer_input=6,
-    vocab_size_per_layer_input=VOCABULARY_SIZE,
-)
 # Experts of 8 neurons. In models with a shared one it has 12.
 MORE_EXPERTS = dict(EXPERTS, head_dim=8, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=8)
 MORE_SHARED = dict(MORE_EXPERTS, shared_expert_intermediate_size=12)
@@ -336,6 +322,20 @@ MORE_MODELS = {
 }
 # Those that the installed transformers has.
 MORE_MODELS = {name: entry for name, entry in MORE_MODELS.items() if hasattr(transformers, f"{entry[0]}Config")}
+# Windows and full attention, whose heads are larger, fewer, and not all rotated. The last two layers take the keys and
+# values of the first two, and have wider FFNs.
+GEMMA4 = dict(
+    head_dim=8,
+    global_head_dim=16,
+    num_hidden_layers=4,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    sliding_window=4,
+    num_kv_shared_layers=2,
+    use_double_wide_mlp=True,
+    intermediate_size=19,
+    hidden_size_per_layer_input=6,
+    vocab_size_per_layer_input=VOCABULARY_SIZE,
+)
 FURTHER_MODELS = {
     **MORE_MODELS,
     "deepseek_v2": ("DeepseekV2", dict(LATENT_EXPERTS, topk_method="group_limited_greedy")),

@@ -278,7 +278,7 @@ class LayerWatch:
         check_scores(self.decoder, layer, name, inputs, value, gate, attended, self._plan, self._comparisons)
 
     def _check_sublayer(self, check: Check, name: str, last: nn.Module, output: Tensor, args: tuple[Any, ...]) -> None:
-        """Checks that a sublayer returns the output of its last module.
+        """Checks that a sublayer returns the output of its last module, such as a projection.
 
         BLOOM's sublayers add the residual, their second argument.
         """

@@ -8,7 +8,7 @@ y = W x + b is a linear module. With a scale s, a set S of its inputs or outputs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -123,10 +123,8 @@ def changes_of_set(
                     "the neurons of experts have their mean only in the tokens that are routed to the expert, which no "
                     'bias holds: leave site "ffn" out of the set, or give a scale'
                 )
-            axis = 0 if experts.layout.transposed else 1
-            for expert, mask in enumerate(routed.view(experts.expert_count, -1)):
-                if mask.any():
-                    add(experts.module, "down_proj", Change(axis, mask.nonzero().flatten(), factor, expert=expert))
+            for module, attribute, change in _expert_changes(experts, routed, factor):
+                add(module, attribute, change)
         for linear, on_input, indices, own in find_changed_modules(layer):
             for site, places in indices.items():
                 if site not in neurons.sites or not neurons.sites[site][number, own[site]].any():
@@ -152,3 +150,21 @@ def changes_of_set(
                     all_outputs = torch.arange(len(columns))
                     add(module, "bias", Change(0, all_outputs, 1.0, columns.cpu().double() @ values))
     return changes
+
+
+def _expert_changes(experts: Experts, routed: Tensor, factor: float) -> Iterator[tuple[nn.Module, str, Change]]:
+    """Yields the changes of experts, with the module and the name of the parameter.
+
+    Args:
+        experts: the experts.
+        routed: (E I,) bool, their neurons in the set.
+        factor: the factor of these.
+    """
+    if experts.layout.parts is not None:  # its down projection has a row for each neuron
+        path, _, name = experts.layout.parts[2].rpartition(".")
+        yield experts.module.get_submodule(path), name, Change(0, routed.nonzero().flatten(), factor)
+        return
+    axis = 0 if experts.layout.transposed else 1
+    for expert, mask in enumerate(routed.view(experts.expert_count, -1)):
+        if mask.any():
+            yield experts.module, "down_proj", Change(axis, mask.nonzero().flatten(), factor, expert=expert)

@@ -183,6 +183,9 @@ def _spellings(parameter: str, base_prefix: str) -> Iterator[str]:
     yield f"language_model.model.{own}".replace(".layers.", ".blocks.", 1)  # Kimi-K2.5, as save_pretrained writes it
     if parameter.endswith(".experts.down_proj"):  # Granite
         yield f"{parameter.removesuffix('experts.down_proj')}output_linear.weight"
+        yield f"{parameter.removesuffix('down_proj')}fc2.weight"  # Aria
+    for name in ("shared_expert", "shared_mlp"):  # Laguna, Hy3
+        yield parameter.replace(".mlp.shared_experts.", f".mlp.{name}.", 1)
 
 
 def _expert_spellings(name: str) -> Iterator[str]:

@@ -95,6 +95,7 @@ class Layer:
         ffn_parts: the projections of the FFN, or its experts.
         shared: the expert of a mixture that every token passes, or None.
         ffn_norm: a norm of the FFN's output, or None.
+        returns_normed: whether `ffn_norm` is inside the FFN, which returns what the norm returns.
         absent: {site: why the layer has no neurons of it, as the end of "layer 1, ..."}.
     """
 
@@ -102,6 +103,7 @@ class Layer:
     ffn_parts: DenseFFN | Experts
     shared: SharedExpert | None
     ffn_norm: nn.Module | None
+    returns_normed: bool
     absent: Mapping[str, str]
 
     @property
@@ -168,8 +170,9 @@ class AttentionLayer(Layer):
             Its neurons come after those of `k`. None: every head has its own.
         v: the value projection; None in a layer that takes the values of another one, or its keys as values.
         o: the output projection.
-        output_gate: the outputs of the query projection's module, or of another one, by whose sigmoid the attention's
-            output is multiplied before `o`, in the order of its inputs; None: it is not multiplied.
+        output_gate: the outputs of the query projection's module, or of another one, by whose sigmoid (or
+            `Family.gate_function`) the attention's output is multiplied before `o`, in the order of its inputs, or one
+            for each head; None: it is not multiplied.
         q_norm: a norm of the queries, or None.
         k_norm: a norm of the keys; None where there is no `q_norm` or no `k`.
         v_norm: a norm of the values, or None.
@@ -459,15 +462,26 @@ class Decoder:
         is_linear = family.linear_attention is not None and has(layer, family.linear_attention)
         has_norm = family.linear_ffn_norm or not is_linear
         norm = _find_optional(layer, family.ffn_norm if has_norm else None, where)
+        returns_normed = family.experts_norm is not None and isinstance(ffn_parts, Experts)
+        if returns_normed:
+            norm = _find_optional(ffn, family.experts_norm, where)
         if is_linear:
             reason = "which has linear attention and so no such neurons"
-            return Layer(ffn, ffn_parts, shared, norm, dict.fromkeys(("q", "k", "v", "o"), reason))
-        ffn_only = Layer(ffn, ffn_parts, shared, norm, {})
+            return Layer(ffn, ffn_parts, shared, norm, returns_normed, dict.fromkeys(("q", "k", "v", "o"), reason))
+        ffn_only = Layer(ffn, ffn_parts, shared, norm, returns_normed, {})
         return self._attention_layer(ffn_only, layer, index, head_count)
 
     def _attention_layer(self, ffn_only: Layer, layer: nn.Module, index: int, head_count: int) -> AttentionLayer:
         family, where = self.family, f"layer {index}"
         attention = find(layer, family.attention, where)
+        if family.own_heads is not None:
+            own_count = getattr(attention, family.own_heads, None)
+            if not isinstance(own_count, int) or own_count < 1:
+                raise UnsupportedModel(
+                    f"{where}: {type(attention).__name__} has no number of heads under the name of the family's "
+                    f"own_heads, {family.own_heads}: {CORRECT_ENTRY}"
+                )
+            head_count = own_count
         o = find_linear(attention, family.o, where)
         core = find(attention, family.core, where)
         if getattr(core, "is_causal", family.causal) != family.causal:

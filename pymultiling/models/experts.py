@@ -32,6 +32,8 @@ from pymultiling.models.routing import (
     ExpertsLayout,
     ExpertsModule,
     Routed,
+    attribute_at,
+    down_weight,
     hidden_product,
     run_experts,
     run_on_scaled_inputs,
@@ -65,6 +67,8 @@ class Experts:
         Raises:
             UnsupportedModel: the module is of another kind.
         """
+        if layout.parts is not None:
+            return cls(_require_parts(module, where, layout.parts), layout)
         gate_up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
         inputs, width = (2, 1) if layout.transposed else (1, 2)  # the dimensions of down_proj
         if (
@@ -80,15 +84,7 @@ class Experts:
                 f"the experts of {where} are no gate_up_proj (experts, {shapes[0]}) with a down_proj (experts, "
                 f"{shapes[1]}), as transformers 5 has them for a family with transposed_experts={layout.transposed}"
             )
-        if isinstance(down, DTensor):
-            raise UnsupportedModel(
-                f"the experts of {where} are spread over processes (tp_plan): load the model on one device, or on "
-                "several with device_map"
-            )
-        if not is_plain(gate_up) or not is_plain(down):
-            raise UnsupportedModel(
-                f"the experts of {where} are {type(down).__name__} in {down.dtype}: load the model without quantisation"
-            )
+        _require_plain(where, gate_up, down)
         if any(getattr(module, flag, False) for flag in UNSUPPORTED_FLAGS):
             raise UnsupportedModel(
                 f"the experts of {where} have norms, or are spread over devices, which is not supported"
@@ -99,22 +95,32 @@ class Experts:
     @property
     def expert_count(self) -> int:
         """Number of experts."""
-        return self.module.down_proj.shape[0]
+        return self.down.shape[0]
 
     @property
     def size(self) -> int:
         """Number of neurons of one expert."""
-        return self.module.down_proj.shape[1 if self.layout.transposed else 2]
+        return self.down.shape[1 if self.layout.has_down_transposed else 2]
 
     @property
     def width(self) -> int:
         """Number of neurons of all experts."""
         return self.expert_count * self.size
 
+    @property
+    def down(self) -> Tensor:
+        """The weights of the down projections, as `down_weight` returns them."""
+        return down_weight(self.module, self.layout)
+
+    @property
+    def sum_length(self) -> int:
+        """How many terms the sums of an up and of a down projection have together: D + I."""
+        return sum(self.down.shape[1:])
+
     def column_norms(self) -> Tensor:
         """Returns (E I,): the squared norm ||W_down,e[:, i]||^2 of each neuron's column."""
-        down = self.module.down_proj.detach()
-        if self.layout.transposed:  # one expert at a time, since the sums are over the last dimension
+        down = self.down.detach()
+        if self.layout.has_down_transposed:  # one expert at a time, since the sums are over the last dimension
             return torch.cat([upcast(weight).square().sum(1) for weight in down])
         row_experts = torch.arange(self.expert_count, device=down.device).repeat_interleave(down.shape[1])
         documents = group_tokens(row_experts, self.expert_count, in_order=True)
@@ -122,8 +128,13 @@ class Experts:
 
     def down_weights(self) -> Sequence[Tensor]:
         """Returns W_down of each expert, (D, I) each."""
-        down = self.module.down_proj.detach()
-        return [weight.T.contiguous() for weight in down] if self.layout.transposed else list(down)
+        down = self.down.detach()
+        return [weight.T.contiguous() for weight in down] if self.layout.has_down_transposed else list(down)
+
+    def weighted(self, routed: Routed) -> Tensor:
+        """Returns p hidden, (S, I), where p is the router's weight, times the factor of the experts' output."""
+        x = upcast(routed.hidden) * upcast(routed.weights)[:, None]
+        return x if self.layout.output_scale == 1 else x * self.layout.output_scale
 
     def rows_of_experts(self, routed: Routed) -> list[slice]:
         """Returns the rows of each expert. It waits for the device."""
@@ -131,11 +142,10 @@ class Experts:
         return [slice(start, end) for start, end in pairwise([0, *ends])]
 
     def energy(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
-        """Returns (document_count, E I): for each document the sum of (p hidden)^2, where p is the router's weight."""
-        x = upcast(routed.hidden) * upcast(routed.weights)[:, None]
-        return column_energy(x, self.row_ids(routed, documents), document_count * self.expert_count).view(
-            document_count, -1
-        )
+        """Returns (document_count, E I): for each document the sum of the squares of `weighted`."""
+        return column_energy(
+            self.weighted(routed), self.row_ids(routed, documents), document_count * self.expert_count
+        ).view(document_count, -1)
 
     def active(self, routed: Routed, documents: Tensor, document_count: int) -> Tensor:
         """Returns (document_count, E I) int64: for how many tokens of the document the neuron has gate > 0.
@@ -190,6 +200,8 @@ class Experts:
 
     def neuron_parameters(self, n: int) -> list[Tensor]:
         """Returns views of neuron n's row of gate, its row of up, their biases, and its column of down."""
+        if self.layout.parts is not None:
+            return [attribute_at(self.module, path)[n] for path in self.layout.parts[:3]]
         e, i = divmod(n, self.size)
         gate_up, down = self.module.gate_up_proj[e], self.module.down_proj[e]
         if self.layout.transposed:
@@ -244,6 +256,41 @@ def attached_changes(experts: Experts) -> list[Change]:
 
 
 _FORWARD = "forward"
+
+
+def _require_plain(where: str, *weights: Tensor) -> None:
+    """Raises UnsupportedModel where weights of experts are spread over processes or quantised."""
+    if any(isinstance(weight, DTensor) for weight in weights):
+        raise UnsupportedModel(
+            f"the experts of {where} are spread over processes (tp_plan): load the model on one device, or on several "
+            "with device_map"
+        )
+    for weight in weights:
+        if not is_plain(weight):
+            raise UnsupportedModel(
+                f"the experts of {where} are {type(weight).__name__} in {weight.dtype}: load the model without "
+                "quantisation"
+            )
+
+
+def _require_parts(module: nn.Module, where: str, paths: tuple[str, str, str, str]) -> ExpertsModule:
+    """Returns the module where it has what `Family.expert_parts` names, and raises UnsupportedModel otherwise."""
+    weights = [attribute_at(module, path) for path in paths[:3]]
+    count = getattr(module, "num_experts", 0)
+    if (
+        not all(isinstance(weight, Tensor) and weight.ndim == 2 for weight in weights)
+        or len({weight.shape for weight in weights}) > 1
+        or not count
+        or len(weights[0]) % count
+        or not callable(attribute_at(module, paths[3]))
+    ):
+        raise UnsupportedModel(
+            f"the experts of {where} are not {', '.join(paths[:3])}, (experts * width, inputs) each, with the "
+            f"activation {paths[3]} and the number num_experts, as the family's expert_parts says: correct the "
+            "family's entry with register_family"
+        )
+    _require_plain(where, *weights)
+    return cast("ExpertsModule", module)
 
 
 def _require_layout(module: nn.Module, where: str, layout: ExpertsLayout) -> None:

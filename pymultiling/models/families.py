@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 from pymultiling.errors import UnsupportedModel
+from pymultiling.models.expert_families import EXPERT_FAMILIES
 from pymultiling.models.family import Family
 from pymultiling.models.pretrained import class_name, pretrained
+from pymultiling.models.shared_entries import OLMO2, QWEN3_5, FamilyFunction, latent_attention, query_scaling, youtu
 from pymultiling.models.unwrap import refuse_peft
 
 if TYPE_CHECKING:
@@ -16,31 +17,17 @@ if TYPE_CHECKING:
     from transformers import (
         BertConfig,
         BloomConfig,
-        Cohere2MoeConfig,
         CohereConfig,
-        DeepseekV2Config,
-        DeepseekV3Config,
-        Ernie4_5_MoeConfig,
         Exaone4Config,
         FalconConfig,
         Gemma4TextConfig,
-        Glm4MoeConfig,
-        Glm4MoeLiteConfig,
         GPTBigCodeConfig,
         GPTNeoConfig,
-        GptOssConfig,
-        GraniteMoeSharedConfig,
-        GraniteMoeSWAConfig,
         HyperCLOVAXConfig,
-        Llama4TextConfig,
-        MiMoV2FlashConfig,
-        MiniCPM3Config,
         Ministral3Config,
-        Mistral4Config,
         MptConfig,
         MT5Config,
         OlmoConfig,
-        OlmoeConfig,
         OpenAIGPTConfig,
         PersimmonConfig,
         PhiConfig,
@@ -49,28 +36,9 @@ if TYPE_CHECKING:
         StableLmConfig,
         T5Config,
         XLMRobertaConfig,
-        YoutuConfig,
     )
     from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 
-    DeepseekConfig: TypeAlias = DeepseekV3Config | Glm4MoeLiteConfig | Mistral4Config
-    LatentConfig: TypeAlias = DeepseekConfig | DeepseekV2Config | MiniCPM3Config | YoutuConfig
-
-# Each function takes the configuration class of its own kind of model.
-FamilyFunction: TypeAlias = Callable[[Any], Family]
-
-# Norms of queries and keys, and of the outputs of both sublayers.
-_OLMO2 = Family(
-    q_norm="q_norm",
-    k_norm="k_norm",
-    attention_norm="post_attention_layernorm",
-    ffn_norm="post_feedforward_layernorm",
-)
-
-# As in Granite, residual_multiplier is applied behind what importance measures.
-_GRANITEMOE = Family(ffn="block_sparse_moe", experts="experts")
-
-_DOTS1 = Family(q_norm="q_norm", k_norm="k_norm", experts="experts", shared_expert="shared_experts")
 
 # Layers as fairseq has them: the modules of the FFN are attributes of the layer.
 _FAIRSEQ = Family(
@@ -111,13 +79,7 @@ _GPTJ = Family(
 )
 
 # The last layers take the keys and values of earlier ones.
-_GEMMA3N = replace(_OLMO2, shared_keys=("is_kv_shared_layer", "shared_kv_states"), v_norm="v_norm")
-
-# Layers of linear attention among those of attention, whose output passes a gate.
-_QWEN3_5 = Family(linear_attention="linear_attn", q_norm="q_norm", k_norm="k_norm", norm_offset=1.0, output_gate=True)
-_QWEN3_NEXT = replace(
-    _QWEN3_5, experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"
-)
+_GEMMA3N = replace(OLMO2, shared_keys=("is_kv_shared_layer", "shared_kv_states"), v_norm="v_norm")
 
 
 def _bert(config: BertConfig | RobertaConfig | XLMRobertaConfig) -> Family:
@@ -207,53 +169,8 @@ def _cohere(config: CohereConfig) -> Family:
     )
 
 
-def _minicpm3(config: LatentConfig) -> Family:
-    """Multi-head latent attention: keys and values from one latent vector, and a rotated key that all heads share."""
-    return Family(
-        q="q_proj" if config.q_lora_rank is None else "q_b_proj", kv="kv_b_proj", shared_k="kv_a_proj_with_mqa"
-    )
-
-
-def _youtu(config: DeepseekConfig | YoutuConfig) -> Family:
-    return replace(_minicpm3(config), regrouped=bool(config.rope_interleave))
-
-
-def _deepseek_v2(config: DeepseekV2Config) -> Family:
-    return replace(
-        _minicpm3(config), interleaved=True, complex_tables=True, experts="experts", shared_expert="shared_experts"
-    )
-
-
-def _deepseek_v3(config: DeepseekConfig) -> Family:
-    return replace(_youtu(config), experts="experts", shared_expert="shared_experts")
-
-
-def _cohere2_moe(config: Cohere2MoeConfig) -> Family:
-    has_shared = config.num_shared_experts > 0
-    if has_shared and config.shared_expert_combination_strategy != "sum":
-        raise UnsupportedModel(
-            "this cohere2_moe divides the sum of its experts and its shared expert by 2, which is not supported: use a "
-            "model whose shared_expert_combination_strategy is 'sum'"
-        )
-    return Family(
-        interleaved=True,
-        rotates=("sliding_window", "force_rope"),
-        experts="experts",
-        shared_expert="shared_experts" if has_shared else None,
-    )
-
-
-def _ernie4_5_moe(config: Ernie4_5_MoeConfig) -> Family:
-    return Family(
-        interleaved=True,
-        half_tables=True,
-        experts="experts",
-        shared_expert="shared_experts" if config.moe_num_shared_experts else None,
-    )
-
-
 def _exaone4(config: Exaone4Config) -> Family:
-    return replace(_OLMO2, rotates=None if config.sliding_window is None else "is_sliding")
+    return replace(OLMO2, rotates=None if config.sliding_window is None else "is_sliding")
 
 
 def _falcon(config: FalconConfig) -> Family:
@@ -281,41 +198,11 @@ def _falcon(config: FalconConfig) -> Family:
 def _gemma4(config: Gemma4TextConfig) -> Family:
     if config.enable_moe_block:
         raise UnsupportedModel(
-            "this gemma4 adds the output of a mixture of experts to that of its FFN and norms the sum, which is not "
-            "supported: use a model whose configuration has enable_moe_block = False"
+            "this gemma4 norms the outputs of its FFN and of a mixture of experts, and then norms their sum, and no "
+            "operator computes what a neuron changes behind two norms: use a model whose configuration has "
+            "enable_moe_block = False"
         )
     return replace(_GEMMA3N, keys_as_values="use_alternative_attention")
-
-
-def _glm4_moe(config: Glm4MoeConfig) -> Family:
-    return _DOTS1 if config.use_qk_norm else replace(_DOTS1, q_norm=None, k_norm=None)
-
-
-def _gpt_oss(config: GptOssConfig) -> Family:
-    # transformers 5.17 has no fields for these numbers, and its code has those of the published models.
-    has_fields = hasattr(type(config), "swiglu_alpha")
-    return Family(
-        single_tables=True,
-        sinks="sinks",
-        experts="experts",
-        transposed_experts=True,
-        interleaved_experts=True,
-        clamped_swiglu=(config.swiglu_alpha, config.swiglu_limit) if has_fields else (1.702, 7.0),
-    )
-
-
-def _granitemoeshared(config: GraniteMoeSharedConfig | GraniteMoeSWAConfig) -> Family:
-    return replace(
-        _GRANITEMOE,
-        gate_up="input_linear",
-        down="output_linear",
-        shared_expert="shared_mlp" if config.shared_intermediate_size else None,
-        shared_expert_in_layer=config.shared_intermediate_size > 0,
-    )
-
-
-def _granitemoe_swa(config: GraniteMoeSWAConfig) -> Family:
-    return replace(_granitemoeshared(config), sinks="sinks")
 
 
 def _gpt_bigcode(config: GPTBigCodeConfig) -> Family:
@@ -343,42 +230,8 @@ def _hyperclovax(config: HyperCLOVAXConfig) -> Family:
     return Family(attention_norm="post_norm1" if norms else None, ffn_norm="post_norm2" if norms else None)
 
 
-def _llama4(config: Llama4TextConfig) -> Family:
-    norm = "qk_norm" if config.use_qk_norm else None
-    return Family(
-        q_norm=norm,
-        k_norm=norm,
-        norms_behind_rotation=config.use_qk_norm,
-        query_scaling=(config.attn_scale, config.floor_scale) if config.attn_temperature_tuning else None,
-        query_scaling_unrotated=config.attn_temperature_tuning,
-        rotates="use_rope",
-        interleaved=True,
-        complex_tables=True,
-        chunk=config.attention_chunk_size,
-        ffn="feed_forward",
-        experts="experts",
-        transposed_experts=True,
-        scaled_expert_inputs=True,
-        shared_expert="shared_expert",
-    )
-
-
-def _mimo_v2_flash(config: MiMoV2FlashConfig) -> Family:
-    scale = config.attention_value_scale
-    return Family(own_value_size=True, value_scale=1.0 if scale is None else scale, sinks="sinks", experts="experts")
-
-
 def _ministral3(config: Ministral3Config) -> Family:
-    return Family(query_scaling=_query_scaling(config))
-
-
-def _mistral4(config: Mistral4Config) -> Family:
-    return replace(_deepseek_v3(config), query_scaling=_query_scaling(config))
-
-
-def _query_scaling(config: Ministral3Config | Mistral4Config) -> tuple[float, int]:
-    rotation = cast("dict[str, Any]", config.rope_parameters)
-    return rotation["llama_4_scaling_beta"], rotation["original_max_position_embeddings"]
+    return Family(query_scaling=query_scaling(config))
 
 
 def _mpt(config: MptConfig) -> Family:
@@ -405,15 +258,6 @@ def _mpt(config: MptConfig) -> Family:
 
 def _olmo(config: OlmoConfig) -> Family:
     return Family(clip=config.clip_qkv)
-
-
-def _olmoe(config: OlmoeConfig) -> Family:
-    if config.clip_qkv is not None:
-        raise UnsupportedModel(
-            f"this olmoe clips queries and keys behind their norms, at {config.clip_qkv}, which is not supported: use "
-            "a model whose configuration has no clip_qkv"
-        )
-    return Family(q_norm="q_norm", k_norm="k_norm", experts="experts")
 
 
 def _openai_gpt(config: OpenAIGPTConfig) -> Family:
@@ -462,22 +306,13 @@ def _stablelm(config: StableLmConfig) -> Family:
 # of it.
 FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
-    "llama4_text": _llama4,
     "internlm3": Family(),
     "mistral": Family(),
     "ministral": Family(),
     "ministral3": _ministral3,
-    "mistral4": _mistral4,
     "seed_oss": Family(),
     "cwm": Family(),
     "hunyuan_v1_dense": Family(q_norm="query_layernorm", k_norm="key_layernorm", norms_behind_rotation=True),
-    "hunyuan_v1_moe": Family(
-        q_norm="query_layernorm",
-        k_norm="key_layernorm",
-        norms_behind_rotation=True,
-        experts="experts",
-        shared_expert="shared_mlp",
-    ),
     "hyperclovax": _hyperclovax,
     "arcee": Family(gate=None),
     "jais2": Family(gate=None),
@@ -492,39 +327,12 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "gemma": Family(),
     "vaultgemma": Family(),
     "gemma2": Family(attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0),
-    "gemma3_text": replace(_OLMO2, norm_offset=1.0),
+    "gemma3_text": replace(OLMO2, norm_offset=1.0),
     "gemma3n_text": replace(_GEMMA3N, gate_sparsity="activation_sparsity", hidden_streams=True),
     "gemma4_text": _gemma4,
-    "mixtral": Family(experts="experts"),
-    "flex_olmo": replace(_OLMO2, experts="experts"),
-    "afmoe": Family(
-        q_norm="q_norm",
-        k_norm="k_norm",
-        rotates="is_local_attention",
-        output_gate="gate_proj",
-        attention_norm="post_attention_layernorm",
-        experts="experts",
-        shared_expert="shared_experts",
-        ffn_norm="post_mlp_layernorm",
-    ),
-    "phimoe": Family(experts="experts"),
-    "qwen2_moe": Family(experts="experts", shared_expert="shared_expert", shared_expert_gate="shared_expert_gate"),
-    "ernie4_5_moe": _ernie4_5_moe,
-    "qwen3_moe": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
-    "mimo_v2_flash": _mimo_v2_flash,
-    "minimax": Family(linear_attention="self_attn.output_gate", experts="experts"),
-    "minimax_m2": Family(q_norm="q_norm", k_norm="k_norm", experts="experts"),
-    "dots1": _DOTS1,
-    "exaone_moe": replace(_DOTS1, rotates="is_sliding"),
-    "qwen3_5_text": _QWEN3_5,
-    "qwen3_5_moe_text": _QWEN3_NEXT,
-    "qwen3_next": _QWEN3_NEXT,
-    "deepseek_v2": _deepseek_v2,
-    "deepseek_v3": _deepseek_v3,
-    "glm4_moe_lite": _deepseek_v3,
-    "minicpm3": _minicpm3,
-    "youtu": _youtu,
-    "gpt_oss": _gpt_oss,
+    "qwen3_5_text": QWEN3_5,
+    "minicpm3": latent_attention,
+    "youtu": youtu,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
     "gpt2": _GPT2,
@@ -566,7 +374,6 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "phi": _phi,
     "cohere": _cohere,
     "cohere2": Family(interleaved=True, rotates="sliding_window"),
-    "cohere2_moe": _cohere2_moe,
     "glm": Family(interleaved=True, half_tables=True, gate_up="gate_up_proj"),
     "glm4": Family(
         interleaved=True,
@@ -575,7 +382,6 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         attention_norm="post_self_attn_layernorm",
         ffn_norm="post_mlp_layernorm",
     ),
-    "glm4_moe": _glm4_moe,
     "helium": Family(interleaved=True, half_tables=True),
     "ernie4_5": Family(interleaved=True, half_tables=True),
     "exaone4": _exaone4,
@@ -584,16 +390,12 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     # that.
     "granite": Family(),
     "granite_swa": Family(sinks="sinks"),
-    "granitemoe": _GRANITEMOE,
-    "granitemoeshared": _granitemoeshared,
-    "granitemoe_swa": _granitemoe_swa,
     "smollm3": Family(rotates="use_rope"),
     "olmo": _olmo,
-    "olmo2": _OLMO2,
-    "olmo3": _OLMO2,
+    "olmo2": OLMO2,
+    "olmo3": OLMO2,
     # Layers of linear attention have a norm of the name of `attention_norm` elsewhere, and none of their outputs.
-    "olmo_hybrid": replace(_OLMO2, linear_attention="linear_attn", linear_ffn_norm=False),
-    "olmoe": _olmoe,
+    "olmo_hybrid": replace(OLMO2, linear_attention="linear_attn", linear_ffn_norm=False),
     "biogpt": _FAIRSEQ,
     "bert": _bert,
     "roberta": _roberta,
@@ -611,6 +413,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     ),
     "xlm-roberta": _roberta,
     "xglm": replace(_FAIRSEQ, interface=False),
+    **EXPERT_FAMILIES,
 }
 
 
@@ -650,8 +453,8 @@ def family_of(model: nn.Module) -> Family:
         raise UnsupportedModel(
             f"{class_name(model)} (model_type {model_type!r}) is of no known family: looked for one of "
             f"{', '.join(FAMILIES)}; say where its neurons are with pymultiling.register_family({model_type!r}, "
-            "pymultiling.Family(...)), whose defaults are Llama's (pymultiling/models/families.py has the others); on "
-            "the command line in a file for --families"
+            "pymultiling.Family(...)), whose defaults are Llama's (families.py and expert_families.py in "
+            "pymultiling/models have the others); on the command line in a file for --families"
         )
     return _entry_of(config)
 

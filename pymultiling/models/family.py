@@ -31,6 +31,8 @@ class Family:
         first_position: the position of a document's first token.
         attention: the attention.
         core: the module inside the attention that multiplies queries by keys; "": the attention itself.
+        own_heads: an attribute of the attention that has the number of the layer's query heads; None: all layers have
+            as many as the configuration's `num_attention_heads`.
         causal: whether a token sees no tokens after itself. False: it sees all tokens of its document, as in encoders.
         linear_attention: what layers without `attention` have in its place. Such layers have neurons of the FFN only.
             The path is inside a layer. Where a linear attention is in the place of `attention`, under its name, the
@@ -107,7 +109,8 @@ class Family:
         o: the output projection.
         output_gate: whether `q` gives, for every head, the query and then a gate of the same size, by whose sigmoid the
             attention's output is multiplied before `o`. The neurons of q are those of the query. Or the path of a
-            projection that gives the gates of all heads.
+            projection that gives the gates of all heads: one for each value, or one for each head.
+        gate_function: what is applied to the gates of `output_gate`, "sigmoid" or "softplus".
         attention_norm: a norm of the attention's output, before it is added to the residual.
         sum_norms: two norms, of the sum of the residual and the attention's output, and of the sum of the residual and
             the FFN's output, where the attention and the FFN return what these norms return, as in BERT. They are no
@@ -124,16 +127,23 @@ class Family:
         transposed_experts: whether the parameters of the experts are transposed: (experts, inputs, 2 width) and
             (experts, width, inputs).
         interleaved_experts: whether gate and up alternate in gate_up_proj, rather than gate coming before up.
+        expert_parts: the paths, inside the experts, of the parameters of gate, up and down, (experts * width, inputs)
+            each, and of the activation, in place of gate_up_proj, down_proj and act_fn. The experts have their number
+            as `num_experts`.
         clamped_swiglu: (a, c): experts compute (up + 1) gate sigmoid(a gate), where gate is at most c, and up from -c
             to c. None: they compute act(gate) up.
         scaled_expert_inputs: whether the experts get their tokens multiplied by the router's weight, all tokens once
             for each expert, with zeros where a token is not routed to it. Their outputs are added up as they are.
         shared_expert: with `experts`, an FFN inside the FFN that every token passes, with `gate`, `up` and `down`. Its
             output is added to that of the experts.
+        routed_scale: with `shared_expert`, the factor by which the FFN multiplies the output of the experts before it
+            adds that of the shared expert. The router's weights do not have it.
         shared_expert_in_layer: whether `shared_expert` is in the decoder layer, which adds its output to the FFN's.
         shared_expert_gate: a projection of the FFN's input to one number, by whose sigmoid the output of
             `shared_expert` is multiplied; None: it is not multiplied.
         ffn_norm: a norm of the FFN's output, before it is added to the residual.
+        experts_norm: a norm inside an FFN with `experts`, of the sum of all its experts. The FFN returns what the norm
+            returns. Dense layers have none. None: there is none.
         linear_ffn_norm: whether layers of linear attention have `ffn_norm` too.
         ffn_alone: whether the FFN is a module that is called with its input and nothing else.
         activation: transformers' name of the FFN's activation; None: it is read from the configuration.
@@ -146,7 +156,7 @@ class Family:
         norm_offset: what norms add to their weight before they multiply by it.
 
     Raises:
-        ValueError: alibi is unknown, or a combination of values is not supported.
+        ValueError: alibi or gate_function is unknown, or a combination of values is not supported.
     """
 
     layers: str = "layers"
@@ -157,6 +167,7 @@ class Family:
     first_position: int = 0
     attention: str = "self_attn"
     core: str = ""
+    own_heads: str | None = None
     causal: bool = True
     linear_attention: str | None = None
     q: str = "q_proj"
@@ -199,6 +210,7 @@ class Family:
     sinks: str | None = None
     o: str = "o_proj"
     output_gate: bool | str = False
+    gate_function: Literal["sigmoid", "softplus"] = "sigmoid"
     attention_norm: str | None = None
     sum_norms: tuple[str, str] | None = None
     ffn: str = "mlp"
@@ -209,12 +221,15 @@ class Family:
     experts: str | None = None
     transposed_experts: bool = False
     interleaved_experts: bool = False
+    expert_parts: tuple[str, str, str, str] | None = None
     clamped_swiglu: tuple[float, float] | None = None
     scaled_expert_inputs: bool = False
     shared_expert: str | None = None
+    routed_scale: float = 1.0
     shared_expert_in_layer: bool = False
     shared_expert_gate: str | None = None
     ffn_norm: str | None = None
+    experts_norm: str | None = None
     linear_ffn_norm: bool = True
     ffn_alone: bool = True
     activation: str | None = None
@@ -259,6 +274,10 @@ class Family:
             (
                 not self.output_gate or (self.qkv is None and self.clip is None),
                 "output_gate needs qkv=None and clip=None",
+            ),
+            (
+                self.gate_function == "sigmoid" or (self.gate_function == "softplus" and bool(self.output_gate)),
+                'gate_function must be "sigmoid", or "softplus" with output_gate',
             ),
             (not (self.backwards and self.interleaved), "backwards needs interleaved=False"),
             (
@@ -355,6 +374,28 @@ class Family:
                     or self.scaled_expert_inputs
                 ),
                 "transposed_experts, interleaved_experts, clamped_swiglu and scaled_expert_inputs need experts",
+            ),
+            (
+                self.expert_parts is None
+                or bool(
+                    self.experts
+                    and not (
+                        self.transposed_experts
+                        or self.interleaved_experts
+                        or self.clamped_swiglu
+                        or self.scaled_expert_inputs
+                    )
+                ),
+                "expert_parts needs experts, and no other field that says how experts store their weights",
+            ),
+            (
+                self.routed_scale == 1 or bool(self.shared_expert and not self.shared_expert_in_layer),
+                "routed_scale needs shared_expert and shared_expert_in_layer=False",
+            ),
+            (
+                self.experts_norm is None
+                or bool(self.experts and self.ffn_norm is None and not self.shared_expert_in_layer),
+                "experts_norm needs experts, ffn_norm=None and shared_expert_in_layer=False",
             ),
             (
                 self.shared_expert_gate is None or not self.shared_expert_in_layer,

@@ -130,19 +130,21 @@ def latent_projections(attention: nn.Module, family: Family, where: str, heads: 
 def gate_projection(
     attention: nn.Module, family: Family, where: str, q: Projection, head_size: int
 ) -> Projection | None:
-    """Returns the outputs of a projection by whose sigmoid the attention's output is multiplied, or None.
+    """Returns the outputs of a projection by whose sigmoid or softplus the attention's output is multiplied, or None.
 
     Raises:
-        UnsupportedModel: there is no such projection, or it has another width than the queries.
+        UnsupportedModel: there is no such projection, or its gates are neither one for each value nor for each head.
     """
     if not family.output_gate:
         return None
     if family.output_gate is True:
         return replace(q, start=head_size, stop=2 * head_size)
     gate = _whole_module(find_linear(attention, family.output_gate, where))
-    if gate.width != q.width:
+    heads = q.width // head_size
+    if gate.width not in (q.width, heads):
         raise UnsupportedModel(
-            f"{where}: {family.output_gate} gives {gate.width} gates, and there are {q.width} values: {CORRECT_ENTRY}"
+            f"{where}: {family.output_gate} gives {gate.width} gates, and there are {q.width} values of {heads} heads: "
+            f"{CORRECT_ENTRY}"
         )
     return gate
 
@@ -173,7 +175,12 @@ def ffn_projections(ffn: nn.Module, family: Family, where: str, width: int) -> t
 def ffn_experts(ffn: nn.Module, path: str, family: Family, where: str) -> Experts:
     """Returns the experts of an FFN that is a mixture of them; `path` is their place in the FFN."""
     layout = ExpertsLayout(
-        family.transposed_experts, family.interleaved_experts, family.clamped_swiglu, family.scaled_expert_inputs
+        family.transposed_experts,
+        family.interleaved_experts,
+        family.clamped_swiglu,
+        family.scaled_expert_inputs,
+        family.expert_parts,
+        family.routed_scale,
     )
     return Experts.from_module(find(ffn, path, where), where, layout)
 

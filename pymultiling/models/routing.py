@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,21 @@ class ExpertsLayout:
         interleaved: as `interleaved_experts`.
         clamped_swiglu: as in `Family`.
         scaled_inputs: as `scaled_expert_inputs`.
+        parts: as `expert_parts`.
+        output_scale: as `routed_scale`.
     """
 
     transposed: bool = False
     interleaved: bool = False
     clamped_swiglu: tuple[float, float] | None = None
     scaled_inputs: bool = False
+    parts: tuple[str, str, str, str] | None = None
+    output_scale: float = 1.0
+
+    @property
+    def has_down_transposed(self) -> bool:
+        """Whether `down_weight` is (E, I, D)."""
+        return self.transposed or self.parts is not None
 
 
 USUAL_LAYOUT = ExpertsLayout()
@@ -44,11 +53,31 @@ class ExpertsModule(nn.Module):
             projection come first, then those of the up projection. `ExpertsLayout` says what differs.
         down_proj: (E, D, I).
         act_fn: the activation function.
+        num_experts: E, where `ExpertsLayout.parts` names the parameters.
     """
 
     gate_up_proj: nn.Parameter
     down_proj: nn.Parameter
     act_fn: Callable[[Tensor], Tensor]
+    num_experts: int
+
+
+def attribute_at(module: nn.Module, path: str) -> Any:
+    """Returns what is at a path such as "mlp.w1" inside a module; None if nothing is there."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def down_weight(module: ExpertsModule, layout: ExpertsLayout) -> Tensor:
+    """Returns the weights of the down projections: (E, D, I), or (E, I, D) with `has_down_transposed`."""
+    return module.down_proj if layout.parts is None else _stacked(module, layout.parts[2])
+
+
+def _stacked(module: ExpertsModule, path: str) -> Tensor:
+    weight: Tensor = attribute_at(module, path)
+    return weight.view(module.num_experts, -1, weight.shape[-1])
 
 
 class Routed(NamedTuple):
@@ -91,21 +120,23 @@ def run_experts(
         module: the experts.
         layout: how they store their weights.
         changes: called in this order; each sees what the earlier ones have changed.
-        states: (T, D), the hidden states of T tokens.
+        states: (T, D), the hidden states of T tokens; or (.., D), T in all.
         index: (T, k) int64, the experts that the router chose for each token.
         weights: (T, k), the router's weights.
 
     Returns:
-        (T, D), the output of the experts.
+        The output of the experts, in the shape of `states`.
     """
+    shape, states = states.shape, states.flatten(0, -2)
     tokens, top_k = index.shape
-    implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
+    # Experts without a configuration have one implementation, which is the eager one.
+    implementation = getattr(getattr(module, "config", None), "_experts_implementation", "eager")
     is_eager = implementation == "eager"
     if is_eager:  # the order in which transformers' eager implementation takes the rows of an expert
         index, weights = index.T, weights.T
     order = index.flatten().argsort(stable=True)
     experts, row_tokens = index.flatten()[order], order % tokens if is_eager else order // top_k
-    weights, count = weights.flatten()[order], len(module.down_proj)
+    weights, count = weights.flatten()[order], len(down_weight(module, layout))
     ends = torch.searchsorted(experts, torch.arange(count, device=experts.device), right=True, out_int32=True)
     is_grouped = implementation == "grouped_mm" and _has_grouped(states)
     if is_grouped:
@@ -123,12 +154,12 @@ def run_experts(
         out = _down(module, layout, routed.hidden, parts)
     out = out * weights[:, None]
     if not is_eager:
-        return out[order.argsort()].view(tokens, top_k, -1).sum(1).to(states.dtype)
+        return out[order.argsort()].view(tokens, top_k, -1).sum(1).to(states.dtype).view(shape)
     total = torch.zeros_like(states)
     # The outputs of a token's experts are added one after the other, as the eager implementation does.
     for rows in row_tokens.argsort(stable=True).view(tokens, top_k).T:
         total = total + out[rows].to(total.dtype)
-    return total
+    return total.view(shape)
 
 
 def run_on_scaled_inputs(
@@ -195,14 +226,25 @@ def _gate_up_hidden(
         x: (S, D), hidden states, sorted by expert.
         parts: each expert that has rows, with its rows.
     """
-    pairs = [_split(layout, _project(module, "gate_up_proj", layout, x[rows], e)) for e, rows in parts]
+    pairs = [_gate_and_up(module, layout, x[rows], e) for e, rows in parts]
     hidden = torch.cat([hidden_product(module, layout, gate, up) for gate, up in pairs])
     return torch.cat([gate for gate, _ in pairs]), torch.cat([up for _, up in pairs]), hidden
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _down(module: ExpertsModule, layout: ExpertsLayout, hidden: Tensor, parts: list[tuple[int, slice]]) -> Tensor:
+    if layout.parts is not None:
+        weight = down_weight(module, layout)
+        return torch.cat([hidden[rows] @ weight[e] for e, rows in parts])
     return torch.cat([_project(module, "down_proj", layout, hidden[rows], e) for e, rows in parts])
+
+
+def _gate_and_up(module: ExpertsModule, layout: ExpertsLayout, x: Tensor, e: int) -> tuple[Tensor, Tensor]:
+    """Returns gate and up of expert e for x (rows, inputs), bit for bit as the eager experts compute them."""
+    if layout.parts is None:
+        return _split(layout, _project(module, "gate_up_proj", layout, x, e))
+    gate, up = (_stacked(module, path)[e] for path in layout.parts[:2])
+    return F.linear(x, gate), F.linear(x, up)
 
 
 def _project(module: ExpertsModule, name: str, layout: ExpertsLayout, x: Tensor, e: int) -> Tensor:
@@ -225,7 +267,9 @@ def _split(layout: ExpertsLayout, gate_up: Tensor) -> tuple[Tensor, Tensor]:
 def hidden_product(module: ExpertsModule, layout: ExpertsLayout, gate: Tensor, up: Tensor) -> Tensor:
     """Returns `hidden` of `Routed`, in the order of operations of the eager experts."""
     if layout.clamped_swiglu is None:
-        return module.act_fn(gate) * up
+        activation = module.act_fn if layout.parts is None else attribute_at(module, layout.parts[3])
+        hidden: Tensor = activation(gate) * up
+        return hidden
     slope, limit = layout.clamped_swiglu
     gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
     return (up + 1) * (gate * torch.sigmoid(gate * slope))

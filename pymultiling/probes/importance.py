@@ -391,7 +391,7 @@ class ImportanceProbe:
         def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             output, multiplier, routed = args[0].flatten(0, -2), self.decoder.multiplier(norm), routed_of.pop()
             documents = self._documents.of(output, "ffn", index)
-            x = upcast(routed.hidden) * upcast(routed.weights)[:, None]
+            x = experts.weighted(routed)
             ids, values = documents.ids[routed.tokens], []
             grams = self._weight_products.expert_grams(experts, multiplier)
             for rows, weight, products in zip(experts.rows_of_experts(routed), experts.down_weights(), grams):

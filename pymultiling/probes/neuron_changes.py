@@ -73,7 +73,7 @@ def change_neurons(
         if decoder.family.ffn == "" or isinstance(ffn, Experts):
             hooks.before_with_keywords(layer.ffn, row_sets.check_input)
         if isinstance(ffn, Experts):
-            of_experts, weight = {"ffn": slice(ffn.width)}, ffn.module.down_proj
+            of_experts, weight = {"ffn": slice(ffn.width)}, ffn.down
             found = set_masks.of_module(
                 number, {"ffn": slice(None)}, ffn.width, weight.device, weight.dtype, of_experts
             )

@@ -28,7 +28,8 @@ def load(folder, auto_model=AutoModelForCausalLM, **options):
         auto_model = AutoModelForImageTextToText
     if config.model_type == "gemma2":
         options["attn_implementation"] = "eager"
-    if hasattr(config.get_text_config(), "num_experts_per_tok"):
+    text_config = config.get_text_config()
+    if hasattr(text_config, "num_experts_per_tok") or hasattr(text_config, "moe_topk"):
         options["experts_implementation"] = "eager"
     return auto_model.from_pretrained(folder, **options).eval()
 

@@ -103,7 +103,8 @@ def leave_out_the_shared_expert(model):
 def scale_the_ffn_norm(model):
     """Multiplies the output of the norm behind a layer's FFN."""
     layer = layers_of(model)[LAYER]
-    norm = getattr(layer, "post_mlp_layernorm", None) or layer.post_feedforward_layernorm
+    norms = (getattr(place, "post_mlp_layernorm", None) for place in (layer, ffn_of(layer)))
+    norm = next((norm for norm in norms if norm is not None), None) or layer.post_feedforward_layernorm
     forward = norm.forward
     return mock.patch.object(norm, "forward", lambda x: 1.2 * forward(x))
 
@@ -130,6 +131,16 @@ NORM = {scale_the_ffn_norm: "does not compute an RMSNorm", scale_the_ffn: "does 
 SHARED_IN_LAYER = {leave_out_the_shared_expert: "shared_mlp does not return the output of"}
 WITH_SINKS = {forget_sinks: "computes other attention than softmax", rotate_nothing: ATTENTION[rotate_nothing]}
 ERRORS = {
+    "solar_open": ATTENTION | EXPERTS | SHARED,
+    "hy_v3": ATTENTION | EXPERTS | SHARED,
+    "mellum": ATTENTION | EXPERTS,
+    "laguna": GATED | EXPERTS | SHARED,
+    "laguna-half-dense": GATED | EXPERTS | SHARED,
+    "kolibri1": ATTENTION | EXPERTS | SHARED | NORM,
+    "flint": WITH_SINKS | ATTENTION | EXPERTS | SHARED,
+    "aria_text": ATTENTION | EXPERTS | SHARED,
+    "axk1": {hide_the_last_key: ATTENTION[hide_the_last_key]} | EXPERTS | SHARED | NORM,
+    "dbrx": ATTENTION | EXPERTS,
     "glm4_moe": ATTENTION | EXPERTS | SHARED,
     "granite_swa": WITH_SINKS,
     "granitemoe": ATTENTION | EXPERTS,

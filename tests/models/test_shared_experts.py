@@ -18,7 +18,7 @@ from tests.support.comparison import brute_force_importance, importance_in_float
 from tests.support.tiny_models import random_neurons, tiny_batch, tiny_model, with_zeroed_neurons
 from tests.support.tiny_text import texts, tiny_tokenizer
 
-NAMES = ("qwen2_moe", "ernie4_5_moe", "granitemoeshared")
+NAMES = ("qwen2_moe", "ernie4_5_moe", "granitemoeshared", "laguna", "aria_text", "flint")
 ROUTED = 40  # five experts of 8 neurons
 
 

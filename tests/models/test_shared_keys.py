@@ -206,7 +206,7 @@ def test_hidden_states_of_several_streams_are_refused():
 
 
 def test_a_mixture_of_experts_beside_the_ffn_is_refused():
-    with pytest.raises(pml.UnsupportedModel, match="adds the output of a mixture of experts to that of its FFN"):
+    with pytest.raises(pml.UnsupportedModel, match="norms the outputs of its FFN and of a mixture of experts"):
         Decoder(
             tiny_model("gemma4_text", enable_moe_block=True, num_experts=3, top_k_experts=2, moe_intermediate_size=8)
         )

@@ -35,6 +35,7 @@ OTHER_NAMES = {
     "mt5": T5,
     "m2m_100": dict(layers="encoder.layers", o="out_proj"),
     "modernbert": dict(attention="attn", o="Wo", norm="final_norm", qkv="Wqkv"),
+    "dbrx": dict(layers="blocks", attention="norm_attn_norm.attn", o="out_proj", norm="norm_f", qkv="Wqkv"),
     "xlm-roberta": ENCODER,
 }
 
@@ -68,6 +69,14 @@ EXPERT_COUNT_FIELDS = {
     "deepseek_v3": "n_routed_experts",
     "glm4_moe_lite": "n_routed_experts",
     "mistral4": "n_routed_experts",
+    "solar_open": "n_routed_experts",
+    "hy_v3": "num_experts",
+    "mellum": "num_experts",
+    "laguna": "num_experts",
+    "kolibri1": "num_experts",
+    "flint": "num_experts",
+    "aria_text": "moe_num_experts",
+    "axk1": "n_routed_experts",
 }
 # Kinds of models that have as many key heads as query heads, or one.
 WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
@@ -80,7 +89,7 @@ GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models some of whose layers have linear attention.
 WITH_LINEAR = (*GATED, "minimax", "olmo_hybrid")
 # Kinds of models with multi-head latent attention.
-LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "mistral4", "youtu")
+LATENT = ("axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "mistral4", "youtu")
 
 
 def module_name(config, part: str) -> str | None:
@@ -158,7 +167,16 @@ def is_gpt_oss(experts) -> bool:
 
 def is_transposed(experts) -> bool:
     """Whether experts store their weights as (experts, inputs, outputs)."""
-    return type(experts).__name__ in ("GptOssExperts", "Llama4TextExperts")
+    return type(experts).__name__ in ("GptOssExperts", "Llama4TextExperts", "AriaExperts")
+
+
+def expert_weights(experts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns views of the parameters of gate (E, I, D), up (E, I, D) and down (E, D, I)."""
+    if type(experts).__name__ == "DbrxExperts":  # each is one matrix, (E I, D)
+        parts = (getattr(experts.mlp, name).data for name in ("w1", "v1", "w2"))
+        gate, up, down = (part.view(experts.num_experts, -1, part.shape[1]) for part in parts)
+        return gate, up, down.mT
+    return expert_parts(experts, experts.gate_up_proj.data, experts.down_proj.data)
 
 
 def expert_parts(experts, gate_up, down) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -259,12 +277,23 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "deepseek_v3": "moe_intermediate_size",
         "glm4_moe_lite": "moe_intermediate_size",
         "mistral4": "moe_intermediate_size",
+        "solar_open": "moe_intermediate_size",
+        "hy_v3": "moe_intermediate_size",
+        "mellum": "moe_intermediate_size",
+        "laguna": "moe_intermediate_size",
+        "kolibri1": "moe_intermediate_size",
+        "flint": "moe_intermediate_size",
+        "axk1": "moe_intermediate_size",
     }
     if config.model_type in WITH_LINEAR and config.layer_types[layer] != "full_attention":
         query = key = 0
     ffn = getattr(config, ffn_fields.get(config.model_type, "intermediate_size"), None)
     if config.model_type in ("bloom", "gpt_neox_japanese", "mpt", "openai-gpt"):
         ffn = 4 * config.hidden_size
+    if config.model_type == "dbrx":
+        ffn = config.ffn_config.moe_num_experts * config.ffn_config.ffn_hidden_size
+    if config.model_type == "laguna":
+        query = config.num_attention_heads_per_layer[layer] * head
     if config.model_type in EXPERT_COUNT_FIELDS and is_dense(config, layer):
         ffn = dense_width(config)
     elif config.model_type in EXPERT_COUNT_FIELDS:
@@ -295,7 +324,9 @@ def shared_width(config) -> int:
         return config.intermediate_size * config.num_shared_experts
     if config.model_type in ("granitemoeshared", "granitemoe_swa"):
         return config.shared_intermediate_size
-    if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text"):
+    if config.model_type == "aria_text":
+        return config.intermediate_size * config.moe_num_shared_experts
+    if config.model_type in ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text", "laguna", "kolibri1", "flint"):
         return config.shared_expert_intermediate_size
     count = {
         "ernie4_5_moe": "moe_num_shared_experts",
@@ -307,6 +338,9 @@ def shared_width(config) -> int:
         "dots1": "n_shared_experts",
         "exaone_moe": "num_shared_experts",
         "afmoe": "num_shared_experts",
+        "solar_open": "n_shared_experts",
+        "hy_v3": "num_shared_experts",
+        "axk1": "n_shared_experts",
     }.get(config.model_type)
     return 0 if count is None else config.moe_intermediate_size * getattr(config, count)
 
@@ -348,7 +382,7 @@ def rows_of(config, site: str) -> torch.Tensor | None:
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
     shares_keys = config.model_type == "gpt_bigcode" and config.multi_query
-    if shares_keys or config.model_type in ("gpt2", "modernbert", "mpt", "openai-gpt", "phi3"):
+    if shares_keys or config.model_type in ("dbrx", "gpt2", "modernbert", "mpt", "openai-gpt", "phi3"):
         parts = rows.split([width["q"], width["k"], width["v"]])
     elif config.model_type == "codegen":  # four blocks, each of the queries, then the values, then the keys
         by_block = rows.view(4, 3, -1)
@@ -394,7 +428,8 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
         weight_of(output_of(layer, config)).data[:, n] = 0
     elif site == "ffn" and experts_of(layer) is not None:
         experts, shared = experts_of(layer), shared_expert_of(layer)
-        routed = len(experts.down_proj) * expert_parts(experts, experts.gate_up_proj, experts.down_proj)[2].shape[2]
+        down = expert_weights(experts)[2]
+        routed = len(down) * down.shape[2]
         if n < routed:
             zero_expert_neuron(experts, n, ffn_part)
         else:
@@ -430,7 +465,7 @@ def _zero_dense_neuron(gate, up, down, n: int, up_row: int, part: str) -> None:
 
 def zero_expert_neuron(experts, n: int, part: str = "all") -> None:
     """Sets the parameters of neuron n = e I + i to zero, in place: neuron i of expert e, which has I neurons."""
-    gate, up, down = expert_parts(experts, experts.gate_up_proj.data, experts.down_proj.data)
+    gate, up, down = expert_weights(experts)
     e, i = divmod(n, down.shape[2])
     if part in ("gate", "all"):
         gate[e, i] = 0

@@ -37,6 +37,7 @@ POST_NORMS = {
     "gemma3n_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "gemma4_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
+    "kolibri1": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt", "m2m_100")  # the modules of the FFN are attributes of the layer
 # The attention and the FFN return a norm of the sum of the residual and their output, which is that of their last
@@ -76,7 +77,7 @@ def float64_throughout(model):
         if model.config.model_type in ("codegen", "gpt_neo", "gptj"):  # their code computes scores in float32
             source = sys.modules[type(attention_of(layers_of(model)[0], model.config)).__module__]
             stack.enter_context(mock.patch.object(source, "torch", _Float64Torch()))
-        if model.config.model_type == "mpt":  # it casts scores to float32
+        if model.config.model_type in ("flint", "hy_v3", "mpt"):  # they cast scores or sums to float32
             stack.enter_context(mock.patch("torch.Tensor.float", lambda x: x if x.is_floating_point() else x.double()))
         if model.config.model_type in ("granite_swa", "granitemoe_swa"):
             source = sys.modules[type(layers_of(model)[0].self_attn).__module__]

@@ -246,6 +246,84 @@ MISTRAL4 = dict(
     rope_parameters=dict(LATENT["rope_parameters"], original_max_position_embeddings=4, llama_4_scaling_beta=0.4),
 )
 LATENT_DENSE_LAYER = dict(first_k_dense_replace=1, n_shared_experts=2, intermediate_size=52)
+# Experts of 8 neurons. In models with a shared one it has 12.
+MORE_EXPERTS = dict(EXPERTS, head_dim=8, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=8)
+MORE_SHARED = dict(MORE_EXPERTS, shared_expert_intermediate_size=12)
+DENSE_LAYER = dict(mlp_layer_types=["dense", "sparse"], intermediate_size=60)
+HY_V3 = dict(MORE_EXPERTS, num_shared_experts=2, attention_bias=True, mlp_layer_types=["sparse", "sparse"])
+# Each kind of layer has a rotation of its own.
+MELLUM = dict(
+    MORE_EXPERTS,
+    **HALF_SLIDING,
+    rope_parameters=dict(
+        full_attention=dict(SCALED_QUERIES), sliding_attention=dict(rope_type="default", rope_theta=1e4)
+    ),
+)
+LAGUNA = dict(
+    MORE_SHARED,
+    **HALF_SLIDING,
+    mlp_layer_types=["sparse", "sparse"],
+    moe_routed_scaling_factor=1.5,
+    rope_parameters=dict(full_attention=dict(PARTIAL), sliding_attention=dict(rope_type="default", rope_theta=1e4)),
+)
+FLINT = dict(MORE_SHARED, **dict(HALF_SLIDING, sliding_window=5), mlp_only_layers=[])
+MORE_MODELS = {
+    "solar_open": ("SolarOpen", dict(GROUPED_EXPERTS, head_dim=8, attention_bias=True)),
+    "hy_v3": ("HYV3", HY_V3),
+    "hy_v3-half-dense": ("HYV3", dict(HY_V3, **DENSE_LAYER, mlp_bias=True, enable_moe_fp32_combine=False)),
+    "mellum": ("Mellum", MELLUM),
+    "mellum-half-dense": ("Mellum", dict(MELLUM, **DENSE_LAYER, attention_bias=True, norm_topk_prob=False)),
+    "laguna": (  # a gate for each head, and layers that differ in their number of heads
+        "Laguna",
+        dict(LAGUNA, num_attention_heads_per_layer=[4, 6], moe_router_logit_softcapping=2.0),
+    ),
+    "laguna-half-dense": ("Laguna", dict(LAGUNA, **DENSE_LAYER, gating="per-element", attention_bias=True)),
+    "kolibri1": ("Kolibri1", dict(MORE_SHARED, **HALF_SLIDING)),
+    "flint": ("Flint", FLINT),
+    "flint-half-dense": ("Flint", dict(FLINT, mlp_only_layers=[0], intermediate_size=60, attention_bias=True)),
+    "aria_text": (  # its experts have silu, whatever the activation of the shared one
+        "AriaText",
+        dict(
+            EXPERTS,
+            intermediate_size=8,
+            moe_num_experts=5,
+            moe_topk=2,
+            hidden_act="gelu",
+            attention_bias=True,
+            mlp_bias=True,
+        ),
+    ),
+    "axk1": ("AXK1", dict(LATENT_EXPERTS, mlp_layer_types=["sparse"] * 2)),
+    "axk1-half-dense": (
+        "AXK1",
+        dict(LATENT_EXPERTS, **DENSE_LAYER, n_shared_experts=2, attention_bias=True, rope_interleave=False),
+    ),
+    "dbrx": (
+        "Dbrx",
+        dict(
+            d_model=32,
+            attn_config=dict(kv_n_heads=2, clip_qkv=0.5, rope_theta=1e4),
+            ffn_config=dict(ffn_hidden_size=8, moe_num_experts=5, moe_top_k=2),
+        ),
+    ),
+    "dbrx-one-key": (  # transformers 5.23 does not run a model without clip_qkv
+        "Dbrx",
+        dict(
+            d_model=32,
+            num_key_value_heads=1,
+            attn_config=dict(kv_n_heads=1, clip_qkv=8.0, rope_theta=1e4),
+            ffn_config=dict(
+                ffn_hidden_size=8,
+                moe_num_experts=5,
+                moe_top_k=2,
+                moe_normalize_expert_weights=None,
+                ffn_act_fn=dict(name="gelu"),
+            ),
+        ),
+    ),
+}
+# Those that the installed transformers has.
+MORE_MODELS = {name: entry for name, entry in MORE_MODELS.items() if hasattr(transformers, f"{entry[0]}Config")}
 # Windows and full attention, whose heads are larger, fewer, and not all rotated. The last two layers take the keys and
 # values of the first two, and have wider FFNs.
 GEMMA4 = dict(
@@ -262,6 +340,7 @@ GEMMA4 = dict(
 )
 HUNYUAN_ALPHA = "compute_ntk_alpha_rope_parameters"
 FURTHER_MODELS = {
+    **MORE_MODELS,
     "deepseek_v2": ("DeepseekV2", dict(LATENT_EXPERTS, topk_method="group_limited_greedy")),
     "deepseek_v2-half-dense": (
         "DeepseekV2",
@@ -601,6 +680,7 @@ def _draw(model, generator) -> None:
     offset = offset and not type(model).__name__.startswith(("Gemma3n", "Gemma4"))
     transposed = {id(module.weight) for module in model.modules() if type(module).__name__ == "Conv1D"}
     for name, parameter in model.named_parameters():
+        name = name.replace("norm_attn_norm.", "")  # DBRX's attention with the norms around it
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name.lower() or "ln_" in name:
             noise = 0.3 * noise + (0 if (offset and "linear_attn" not in name) or name.endswith("bias") else 1)

@@ -107,7 +107,13 @@ def _head_norms(x: Tensor, valid: Tensor) -> Tensor:
 
 
 def output_norms(
-    inputs: ScoreInputs, value: Tensor, gate: Tensor | None, output: Tensor, valid: Tensor, is_passed: bool
+    inputs: ScoreInputs,
+    value: Tensor,
+    gate: Tensor | None,
+    gate_function: str,
+    output: Tensor,
+    valid: Tensor,
+    is_passed: bool,
 ) -> Norms:
     r"""Compares the attention's output with softmax(scores) v, a norm for each head over all tokens but padding.
 
@@ -125,12 +131,14 @@ def output_norms(
     and that of a head has the mean S = sum_i s[i]^2 and at most the variance 2 sum_i s[i]^4. The tolerance is the root
     of the mean and DEVIATIONS standard deviations. e has the size of six roundings of a score (product, scale, three of
     the cap, bias), each with a standard deviation of u / sqrt(3), and of what is lost in the sum over the head. A gate
-    multiplies v[j] and o[i] by its sigmoid at query i, and adds two roundings, of the sigmoid and of the product.
+    multiplies v[j] and o[i] by its factor at query i, and adds two roundings, of the factor and of the product.
 
     Args:
         inputs: the inputs of the attention scores.
         value: (B, K, l, d), the values that are summed up.
-        gate: (B, l, H d), by whose sigmoid the attention's output is multiplied; None: it is not.
+        gate: (B, l, H d), or (B, l, H) with one for each head: the gates by whose function the attention's output is
+            multiplied; None: there are none.
+        gate_function: as in `Family`.
         output: (B, l, H d), the input of the output projection.
         valid: (B, l) bool, False for padding, on the CPU.
         is_passed: whether queries and keys were passed to the attention as they are here. If not, roundings of
@@ -178,7 +186,8 @@ def output_norms(
     if gate is None:
         squares, products, roundings = v.square().sum(-1)[..., None, :], expected @ v.transpose(-1, -2), 1
     else:
-        factors = split_heads(gate, value_size).to(device, wide).sigmoid()
+        gates = split_heads(gate, gate.shape[-1] // heads).to(device, wide).expand_as(expected)
+        factors = gates.sigmoid() if gate_function == "sigmoid" else nn.functional.softplus(gates)
         expected = factors * expected
         squares, products = factors.square() @ v.square().transpose(-1, -2), (factors * expected) @ v.transpose(-1, -2)
         roundings = 3

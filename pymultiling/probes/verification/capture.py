@@ -45,6 +45,7 @@ class LayerWatch:
         self._calls: Counter[nn.Module] = Counter()
         self._tokens: dict[nn.Module, int] = {}  # of the call with the fewest tokens
         self._attended: Tensor | None = None  # (B, l, H d), the input of o before hooks change it
+        self._summed: Tensor | None = None  # the input of a norm that the FFN returns
         self._product: Tensor | None = None  # (.., N), the input of down before hooks change it
         self._scores: ScoreInputs | None = None
         self._thread = threading.get_ident()
@@ -74,6 +75,8 @@ class LayerWatch:
         if layer.shared is not None and layer.shared.module is not None:
             check_in_layer = partial(self._check_shared_in_layer, layer.shared.parts.down)
             hooks.after(layer.shared.module, self._surviving(["ffn"], check_in_layer))
+        if layer.ffn_norm is not None and layer.returns_normed:
+            hooks.after(layer.ffn_norm, self._keep_normed)
         if self.decoder.family.ffn:
             hooks.after(layer.ffn, self._surviving(["ffn"], self._check_ffn))
         else:
@@ -235,6 +238,9 @@ class LayerWatch:
     def _keep_gate(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self._outputs[module] = output
 
+    def _keep_normed(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        self._outputs[module], self._summed = output, args[0]
+
     def _keep_scores(self, inputs: ScoreInputs) -> None:
         self._scores = inputs
 
@@ -271,13 +277,13 @@ class LayerWatch:
             gate = layer.output_gate.select(self._outputs[layer.output_gate.module])
         check_scores(self.decoder, layer, name, inputs, value, gate, attended, self._plan, self._comparisons)
 
-    def _check_sublayer(self, check: Check, name: str, linear: Linear, output: Tensor, args: tuple[Any, ...]) -> None:
-        """Checks that a sublayer returns the output of its last projection.
+    def _check_sublayer(self, check: Check, name: str, last: nn.Module, output: Tensor, args: tuple[Any, ...]) -> None:
+        """Checks that a sublayer returns the output of its last module, such as a projection.
 
         BLOOM's sublayers add the residual, their second argument.
         """
-        own = self._outputs[linear]
-        subject = f"{name} does not return the output of {self._names[linear]}"
+        own = self._outputs[last]
+        subject = f"{name} does not return the output of {self._names[last]}"
         if own is output:
             self._comparisons.agree(check)
             return
@@ -300,18 +306,25 @@ class LayerWatch:
             return
         expected = experts.run((), *args)
         subject = f"{self._names[module]} does not compute the sum over experts of p down(act(gate) up)"
-        length = sum(experts.module.down_proj.shape[1:])
-        self._comparisons.compare("ffn", subject, advice.WEIGHT, *expert_norms(expected, output, length))
+        norms = expert_norms(expected, output, experts.sum_length)
+        self._comparisons.compare("ffn", subject, advice.WEIGHT, *norms)
 
     def _check_ffn(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._plan.kind == "scores":
             return
-        self._outputs[module] = _first(output)
+        self._outputs[module] = summed = _first(output)
+        name = self._names[module]
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
+        if layer.returns_normed and layer.ffn_norm is not None:
+            if self._summed is None:
+                self._comparisons.depart("ffn", f"{name} does not call {self._names[layer.ffn_norm]}: {advice.OUTPUT}")
+                return
+            self._check_sublayer("ffn", name, layer.ffn_norm, summed, args)
+            summed = self._summed
         if layer.shared is not None and layer.shared.module is None:
-            self._check_shared(self._names[module], layer.shared, _first(output))
+            self._check_shared(name, layer.shared, summed)
         elif last in self._outputs:
-            self._check_sublayer("ffn", self._names[module], last, _first(output), args)
+            self._check_sublayer("ffn", name, last, summed, args)
         self._check_product(module, args, output)
 
     def _check_shared_in_layer(self, down: Linear, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
@@ -334,7 +347,7 @@ class LayerWatch:
             return
         routed, own, *gate = outputs
         subject = f"{name} does not return the sum of its experts and its shared expert"
-        norms = shared_norms(routed, own, gate[0] if gate else None, output)
+        norms = shared_norms(routed, own, gate[0] if gate else None, output, experts.layout.output_scale)
         self._comparisons.compare("ffn", subject, advice.OUTPUT, *norms)
 
     def _check_product(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -59,24 +59,27 @@ def expert_norms(expected: Tensor, output: Tensor, sum_length: int) -> Norms:
     return Norms(error, (14 * roundoff(dtype) + 2 * sum_length * min(ACCUMULATION, roundoff(dtype))) * size, size)
 
 
-def shared_norms(routed: Tensor, shared: Tensor, gate: Tensor | None, output: Tensor) -> Norms:
-    """Compares the output of an FFN with what its experts and its shared expert give, sigmoid(gate) shared + routed.
+def shared_norms(routed: Tensor, shared: Tensor, gate: Tensor | None, output: Tensor, scale: float = 1.0) -> Norms:
+    """Compares the output of an FFN with what its experts and its shared expert give, sigmoid(gate) shared + c routed.
 
-    The sigmoid, the product and the sum are rounded once each.
+    The sigmoid, the products and the sum are rounded once each, in Hy3 to float32 also in a float64 model.
 
     Args:
         routed: (tokens, D), the output of the experts.
         shared: (tokens, D), the output of the shared expert.
         gate: (tokens, 1), the output of its gate, or None.
         output: (..., D), the output of the FFN.
+        scale: c.
     """
-    u, added = roundoff(output.dtype), upcast(shared).flatten(0, -2)
+    u, added = internal_roundoff(output.dtype), upcast(shared).flatten(0, -2)
     if gate is not None:
         added = upcast(gate).flatten(0, -2).sigmoid() * added
-    total = upcast(routed).flatten(0, -2) + added
+    scaled = upcast(routed).flatten(0, -2) * scale
+    total = scaled + added
     size = column_norms(total)
     error = column_norms(upcast(output.to(total.device)).flatten(0, -2) - total)
-    return Norms(error, u * (2 * size + 4 * column_norms(added)), size)
+    product = 0.0 if scale == 1 else column_norms(scaled)
+    return Norms(error, u * (2 * size + 4 * column_norms(added) + product), size)
 
 
 def same_norms(expected: Tensor, output: Tensor, added: Tensor | None = None) -> Norms:

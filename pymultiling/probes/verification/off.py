@@ -151,8 +151,8 @@ class OffWatch:
 
         expected = experts.run((switch_off,), *args)
         subject = f"with neurons off, {self._names[module]} does not return what zeroed columns of its weights give"
-        length = sum(experts.module.down_proj.shape[1:])
-        self._comparisons.compare("ffn", subject, advice.OUTPUT, *expert_norms(expected, output, length))
+        norms = expert_norms(expected, output, experts.sum_length)
+        self._comparisons.compare("ffn", subject, advice.OUTPUT, *norms)
 
     def _valid(self, x: Tensor) -> Tensor:
         """Returns (tokens, N) without padding, whose values may be NaN. A model may leave it out itself."""

@@ -37,7 +37,8 @@ def check_scores(
         inputs: the inputs of its scores.
         value: (documents, length, K d), the output of the value projection, or of that of keys in layers that take keys
             as values; None in a layer that takes the values of another one.
-        gate: (documents, length, H d), by whose sigmoid the attention's output is multiplied; None: it is not.
+        gate: (documents, length, H d) or (documents, length, H), the gates of the attention's output; None: there are
+            none.
         attended: (documents, length, H d), the input of the output projection.
         plan: what the forward checks.
         comparisons: gets the comparisons.
@@ -59,14 +60,14 @@ def check_scores(
     if value is not None:
         value = family.value_scale * value
     values = _values(value, inputs, layer, name, plan, comparisons)
-    gated = "" if gate is None else " sigmoid(gate) (`output_gate`)"
+    gated = "" if gate is None else f" {family.gate_function}(gate) (`output_gate`)"
     scaled = "" if family.value_scale == 1 else f"{family.value_scale:.4g} "
     causal = "causal" if inputs.causal else "not causal"
     subject = (
         f"{name} computes other attention than softmax(scores) {scaled}v{gated} with scale {inputs.scale:.4g}, window "
         f"{inputs.window}, chunk {inputs.chunk}, soft cap {inputs.softcap} and sinks {family.sinks}, {causal}"
     )
-    norms = output_norms(inputs, values, gate, attended, plan.valid, family.interface)
+    norms = output_norms(inputs, values, gate, family.gate_function, attended, plan.valid, family.interface)
     comparisons.compare("scores", subject, advice.SCORES, *norms)
     if not family.interface:
         _compare_off(layer, subject, ["q", "k"], norms, plan, comparisons)

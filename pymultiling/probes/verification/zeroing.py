@@ -163,7 +163,7 @@ def _record_calls(decoder: Decoder, layer: Layer, tokens: Tensor) -> tuple[dict[
             hooks.before(ffn.down, record_hidden)
         decoder.forward(tokens, torch.ones_like(tokens))
     hidden = parts["hidden"]
-    if isinstance(ffn, Experts) and decoder.family.clamped_swiglu is not None:
+    if isinstance(ffn, Experts):
         product = ffn.hidden(parts["gate"], parts["up"])
     else:
         product = activation_function(decoder, layer)(parts["gate"]) * parts.get("up", 1)
@@ -176,7 +176,7 @@ def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.M
     It returns the tensor whose squared change is the importance.
     """
     if site == "ffn":
-        return _normed(_ffn_runner(decoder, layer, calls), layer.ffn_norm)
+        return _normed(_ffn_runner(decoder, layer, calls), None if layer.returns_normed else layer.ffn_norm)
     assert isinstance(layer, AttentionLayer), "other layers have FFN neurons only"
     if site in ("q", "k"):
         return _probability_runner(decoder, layer, calls)
@@ -252,7 +252,9 @@ def _probability_runner(decoder: Decoder, layer: AttentionLayer, calls: dict[nn.
 
     def open_gates(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         assert layer.output_gate is not None, "the hook is added where there is a gate"
-        return output.index_fill(-1, layer.output_gate.row_indices().to(output.device), torch.inf)  # its sigmoid is 1
+        # Its sigmoid, or its softplus, is 1.
+        open_gate = torch.inf if decoder.family.gate_function == "sigmoid" else math.log(math.expm1(1))
+        return output.index_fill(-1, layer.output_gate.row_indices().to(output.device), open_gate)
 
     def run_probabilities() -> Tensor:
         outputs: list[Tensor] = []

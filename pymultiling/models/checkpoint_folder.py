@@ -57,8 +57,8 @@ class CheckpointFolder:
         if not (folder / WEIGHTS).is_file():
             if not (folder / INDEX).is_file():
                 raise CheckpointError(
-                    f"{folder} has neither {WEIGHTS} nor {INDEX}: load it with AutoModelForCausalLM, and give the "
-                    "model, or a folder that its save_pretrained wrote"
+                    f"{folder} has neither {WEIGHTS} nor {INDEX}: load the model with transformers, and give it, or a "
+                    "folder that its save_pretrained wrote"
                 )
             self.index = _read_json(folder / INDEX, _Index)
             names = sorted(set(self.index["weight_map"].values()))
@@ -94,8 +94,8 @@ class CheckpointFolder:
                 if keys[0] in self.tensors:
                     return {expert: self._checked(key, shape[1:]) for expert, key in keys.items()}
         raise UnsupportedModel(
-            f"{self.folder} has no tensor {parameter}: load it with AutoModelForCausalLM, and give the model, or a "
-            "folder that its save_pretrained wrote"
+            f"{self.folder} has no tensor {parameter}: load the model with transformers, and give it, or a folder that "
+            "its save_pretrained wrote"
         )
 
     def _checked(self, key: str, shape: torch.Size) -> str:

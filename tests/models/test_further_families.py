@@ -85,7 +85,22 @@ def test_rows_generate_under_their_own_sets(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["afmoe", "biogpt", "codegen", "flex_olmo", "gpt_neo", "gptj", "granite_swa", "mpt", "nanochat", "openai-gpt"],
+    [
+        "afmoe",
+        "biogpt",
+        "codegen",
+        "ctrl",
+        "flex_olmo",
+        "gemma4_unified_text",
+        "gpt_neo",
+        "gptj",
+        "granite_swa",
+        "modernbert-decoder",
+        "mpt",
+        "nanochat",
+        "openai-gpt",
+        "phi4_multimodal",
+    ],
 )
 def test_doctor_finds_agreement(name):
     assert max(spot_check(tiny_model(name, torch.float64)).values()) < 1e-4

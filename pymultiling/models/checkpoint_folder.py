@@ -176,6 +176,9 @@ def _spellings(parameter: str, base_prefix: str) -> Iterator[str]:
     yield parameter.removeprefix(f"{base_prefix}.")
     # The decoder in a model that takes images too, before transformers 4.52 and as save_pretrained still writes it.
     yield parameter.replace("model.language_model.", "language_model.model.", 1)
+    yield parameter.replace("model.language_model.", "model.", 1)  # Qwen2-VL
+    yield parameter.replace("model.text_model.", "text_model.model.", 1)  # Emu3
+    yield parameter.replace("model.text_model.", "text_model.", 1)
     if parameter.endswith(".experts.down_proj"):  # Granite
         yield f"{parameter.removesuffix('experts.down_proj')}output_linear.weight"
 

@@ -37,6 +37,7 @@ def make_card(folder: Path, record: RunRecord, repo_id: str, revision: str | Non
     recorded_name, commit = model_record.get("name"), model_record.get("revision")
     name = None if recorded_name is None else PACKAGED_MODELS.get(recorded_name, recorded_name)
     card = record.get("card") or GENERIC_CARD
+    loader = model_record.get("loader") or "AutoModelForCausalLM"  # of earlier versions, whose records lack it
     repository_arguments = _call_arguments(repo_id, revision)
     model_arguments = model and _call_arguments(model, commit)
     parts = [
@@ -47,7 +48,7 @@ def make_card(folder: Path, record: RunRecord, repo_id: str, revision: str | Non
         *contents.tables(),
         *_tables_and_plots(record["files"]),
         "## How to load it",
-        _code("python", snippet(contents, record["files"], repository_arguments, model_arguments)),
+        _code("python", snippet(contents, record["files"], repository_arguments, model_arguments, loader)),
     ]
     if record.get("command") is not None:
         parts += ["## How it was made", *_origin(record, card["papers"], model)]

@@ -25,12 +25,13 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 
 
 class ModelRecord(TypedDict, total=False):
-    """The part `model` of a run's record."""
+    """The part `model` of a run's record. `loader` is transformers' class that loads the model."""
 
     name: str
     revision: str | None
     type: str
     dtype: str
+    loader: str
 
 
 class CardRecord(TypedDict):

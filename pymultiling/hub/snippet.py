@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from pymultiling.hub.contents import Contents
 
 
-def snippet(contents: Contents, files: list[str], repo: str, model: str | None) -> str:
+def snippet(contents: Contents, files: list[str], repo: str, model: str | None, loader: str) -> str:
     """Returns the Python code for a card; it runs as it is.
 
     Args:
@@ -16,6 +16,7 @@ def snippet(contents: Contents, files: list[str], repo: str, model: str | None) 
         files: the names of all files.
         repo: the arguments of `pull_from_hub`, as Python code.
         model: the arguments of `from_pretrained`, as Python code; None: the model is not on the Hub.
+        loader: the name of transformers' class that loads the model.
     """
     lines = ["import pymultiling as pml", "", f"folder = pml.pull_from_hub({repo})"]
     subfolder = next((name for name in ("specific", "neurons", *contents.sets) if name in contents.sets), None)
@@ -30,8 +31,8 @@ def snippet(contents: Contents, files: list[str], repo: str, model: str | None) 
         lines += [f"print(({_path_code(name)}).read_text('utf-8'))" for name in tables[:1]]
     tuning = contents.first("tuning")
     if model is not None and (subfolder is not None or tuning is not None):
-        lines += ["", "from transformers import AutoModelForCausalLM", ""]
-        lines.append(f"model = AutoModelForCausalLM.from_pretrained({model})")
+        lines += ["", f"from transformers import {loader}", ""]
+        lines.append(f"model = {loader}.from_pretrained({model})")
         if subfolder is not None:
             name = json.dumps(next(iter(contents.folders[subfolder])), ensure_ascii=False)
             lines.append(f"with pml.deactivate(model, sets[{name}]):")

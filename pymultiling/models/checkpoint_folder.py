@@ -57,8 +57,8 @@ class CheckpointFolder:
         if not (folder / WEIGHTS).is_file():
             if not (folder / INDEX).is_file():
                 raise CheckpointError(
-                    f"{folder} has neither {WEIGHTS} nor {INDEX}: load it with AutoModelForCausalLM, and give the "
-                    "model, or a folder that its save_pretrained wrote"
+                    f"{folder} has neither {WEIGHTS} nor {INDEX}: load the model with transformers, and give it, or a "
+                    "folder that its save_pretrained wrote"
                 )
             self.index = _read_json(folder / INDEX, _Index)
             names = sorted(set(self.index["weight_map"].values()))
@@ -94,8 +94,8 @@ class CheckpointFolder:
                 if keys[0] in self.tensors:
                     return {expert: self._checked(key, shape[1:]) for expert, key in keys.items()}
         raise UnsupportedModel(
-            f"{self.folder} has no tensor {parameter}: load it with AutoModelForCausalLM, and give the model, or a "
-            "folder that its save_pretrained wrote"
+            f"{self.folder} has no tensor {parameter}: load the model with transformers, and give it, or a folder that "
+            "its save_pretrained wrote"
         )
 
     def _checked(self, key: str, shape: torch.Size) -> str:
@@ -181,6 +181,9 @@ def _spellings(parameter: str, base_prefix: str) -> Iterator[str]:
     yield f"model.language_model.{own}"
     yield f"language_model.model.{own}"
     yield f"language_model.model.{own}".replace(".layers.", ".blocks.", 1)  # Kimi-K2.5, as save_pretrained writes it
+    yield parameter.replace("model.language_model.", "model.", 1)  # Qwen2-VL
+    yield parameter.replace("model.text_model.", "text_model.model.", 1)  # Emu3
+    yield parameter.replace("model.text_model.", "text_model.", 1)
     if parameter.endswith(".experts.down_proj"):  # Granite
         yield f"{parameter.removesuffix('experts.down_proj')}output_linear.weight"
         yield f"{parameter.removesuffix('down_proj')}fc2.weight"  # Aria

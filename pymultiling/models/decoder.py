@@ -179,6 +179,8 @@ class AttentionLayer(Layer):
         attention_norm: a norm of the attention's output, or None.
         sum_norms: the norms of the sums of the residual and the outputs of the attention and of the FFN, where
             these modules return what the norms return, or None.
+        sums: the modules that add the residual to the output of the attention and to that of the FFN, where the
+            attention returns what the first one returns, or none.
         head_size: the number of dimensions of one query or key.
         value_size: the number of dimensions of one value.
         latent: the dimensions of queries and keys in multi-head latent attention, or None.
@@ -201,6 +203,7 @@ class AttentionLayer(Layer):
     v_norm: nn.Module | None
     attention_norm: nn.Module | None
     sum_norms: tuple[nn.Module, nn.Module] | None
+    sums: tuple[nn.Module, ...]
     head_size: int
     value_size: int
     latent: LatentHeads | None
@@ -367,7 +370,8 @@ class Decoder:
 
     def _inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Returns what the model gets as its input: the tokens or their embeddings."""
-        if self.config.model_type in ("gpt2", "openai-gpt") and self.config.pad_token_id is not None:
+        warning = ("gpt2", "megatron-bert", "openai-gpt", "rembert")
+        if self.config.model_type in warning and self.config.pad_token_id is not None:
             # Without a mask these would read the tokens from the device, to warn if there are tokens of padding.
             return {"inputs_embeds": pretrained(self.model).get_input_embeddings()(input_ids)}
         return {"input_ids": input_ids}
@@ -533,6 +537,7 @@ class Decoder:
             v_norm=None if k is None else _find_optional(attention, family.v_norm, where),
             attention_norm=_find_optional(layer, family.attention_norm, where),
             sum_norms=self._sum_norms(layer, where),
+            sums=tuple(find(layer, path, where) for path in family.sums),
             head_size=head_size,
             value_size=value_size,
             latent=latent,

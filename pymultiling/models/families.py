@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from pymultiling.errors import UnsupportedModel
 from pymultiling.models.expert_families import EXPERT_FAMILIES
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from transformers import (
         BertConfig,
         BloomConfig,
+        CamembertConfig,
         CohereConfig,
+        Data2VecTextConfig,
+        ElectraConfig,
+        ErnieConfig,
         Exaone4Config,
         FalconConfig,
         Gemma4TextConfig,
         GPTBigCodeConfig,
         GPTNeoConfig,
         HyperCLOVAXConfig,
+        MegatronBertConfig,
         Ministral3Config,
         MptConfig,
         MT5Config,
@@ -32,12 +37,30 @@ if TYPE_CHECKING:
         PersimmonConfig,
         PhiConfig,
         PreTrainedConfig,
+        RemBertConfig,
         RobertaConfig,
+        RobertaPreLayerNormConfig,
         StableLmConfig,
         T5Config,
         XLMRobertaConfig,
+        XLMRobertaXLConfig,
+        XmodConfig,
     )
     from transformers.models.mpt.configuration_mpt import MptAttentionConfig
+
+    # Those that count positions behind that of padding, and all encoders with BERT's modules.
+    RobertaLikeConfig: TypeAlias = (
+        CamembertConfig
+        | Data2VecTextConfig
+        | RobertaConfig
+        | RobertaPreLayerNormConfig
+        | XLMRobertaConfig
+        | XLMRobertaXLConfig
+        | XmodConfig
+    )
+    BertLikeConfig: TypeAlias = (
+        BertConfig | ElectraConfig | ErnieConfig | MegatronBertConfig | RemBertConfig | RobertaLikeConfig
+    )
 
 
 # Layers as fairseq has them: the modules of the FFN are attributes of the layer.
@@ -82,7 +105,7 @@ _GPTJ = Family(
 _GEMMA3N = replace(OLMO2, shared_keys=("is_kv_shared_layer", "shared_kv_states"), v_norm="v_norm")
 
 
-def _bert(config: BertConfig | RobertaConfig | XLMRobertaConfig) -> Family:
+def _bert(config: BertLikeConfig) -> Family:
     if config.is_decoder:
         raise UnsupportedModel(
             f"this {config.model_type} is a decoder (is_decoder in its configuration): only encoders of this family "
@@ -130,9 +153,50 @@ def _t5(config: T5Config | MT5Config) -> Family:
     )
 
 
-def _roberta(config: RobertaConfig | XLMRobertaConfig) -> Family:
+def _roberta(config: RobertaLikeConfig) -> Family:
     # Positions are counted behind that of padding, which is the number of its token.
     return replace(_bert(config), first_position=cast("int", config.pad_token_id) + 1)
+
+
+def _rembert(config: RemBertConfig) -> Family:
+    return replace(_bert(config), interface=False)
+
+
+def _with_norms_before(family: Family, final: str) -> Family:
+    """Returns an entry with BERT's modules for an encoder whose norms come before the sublayers."""
+    return replace(family, final=(final,), sum_norms=None, sums=("attention.output", "output"))
+
+
+def _megatron_bert(config: MegatronBertConfig) -> Family:
+    return replace(_with_norms_before(_bert(config), "encoder.ln"), interface=False)
+
+
+def _roberta_prelayernorm(config: RobertaPreLayerNormConfig) -> Family:
+    return _with_norms_before(_roberta(config), "LayerNorm")
+
+
+def _xlm_roberta_xl(config: XLMRobertaXLConfig) -> Family:
+    return _with_norms_before(_roberta(config), "encoder.LayerNorm")
+
+
+def _xmod(config: XmodConfig) -> Family:
+    """The adapters of the language follow the sum of the residual and the FFN's output, and are no part of the FFN."""
+    if config.default_language is None:
+        raise UnsupportedModel(
+            "this xmod does not say whose language's adapters run: call model.set_default_language(...) with one of "
+            f"{', '.join(config.languages)}, or set default_language in its config.json"
+        )
+    family = _roberta(config)
+    if config.pre_norm:
+        return replace(_with_norms_before(family, "encoder.LayerNorm"), sums=("attention.output",))
+    if config.adapter_layer_norm:
+        return replace(family, sum_norms=("attention.output.LayerNorm", "output.adapter_layer_norm"))
+    if not config.adapter_reuse_layer_norm:
+        raise UnsupportedModel(
+            "this xmod has no norm between its FFN and the adapters of the language, which is not supported: use a "
+            "model whose configuration has adapter_reuse_layer_norm or adapter_layer_norm"
+        )
+    return family  # the norm of the sum runs before the adapters, and once more behind them
 
 
 def _bloom(config: BloomConfig) -> Family:
@@ -307,6 +371,8 @@ def _stablelm(config: StableLmConfig) -> Family:
 FAMILIES: dict[str, Family | FamilyFunction] = {
     "llama": Family(),
     "internlm3": Family(),
+    "iquestcoder": Family(),
+    "emu3_text_model": Family(),
     "mistral": Family(),
     "ministral": Family(),
     "ministral3": _ministral3,
@@ -323,17 +389,22 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "nemotron": Family(gate=None),
     "apertus": Family(q_norm="q_norm", k_norm="k_norm", gate=None, activation_parameters="act_fn"),
     "qwen2": Family(),
+    "qwen2_vl_text": Family(),
+    "qwen2_5_vl_text": Family(),
     "qwen3": Family(q_norm="q_norm", k_norm="k_norm"),
+    "qwen3_vl_text": Family(q_norm="q_norm", k_norm="k_norm"),
     "gemma": Family(),
     "vaultgemma": Family(),
     "gemma2": Family(attention_norm="post_attention_layernorm", ffn_norm="post_feedforward_layernorm", norm_offset=1.0),
     "gemma3_text": replace(OLMO2, norm_offset=1.0),
     "gemma3n_text": replace(_GEMMA3N, gate_sparsity="activation_sparsity", hidden_streams=True),
     "gemma4_text": _gemma4,
+    "gemma4_unified_text": replace(_GEMMA3N, keys_as_values="use_alternative_attention"),
     "qwen3_5_text": QWEN3_5,
     "minicpm3": latent_attention,
     "youtu": youtu,
     "phi3": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
+    "phi4_multimodal": Family(qkv="qkv_proj", gate_up="gate_up_proj"),
     "starcoder2": Family(gate=None, up="c_fc", down="c_proj"),
     "gpt2": _GPT2,
     "gpt_bigcode": _gpt_bigcode,
@@ -362,6 +433,21 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "gpt_neo": _gpt_neo,
     "gptj": _GPTJ,
     "codegen": replace(_GPTJ, qkv="qkv_proj", qkv_blocks=4),
+    "ctrl": Family(
+        layers="h",
+        final=("layernorm",),
+        attention="multi_head_attention",
+        q="Wq",
+        k="Wk",
+        v="Wv",
+        rotation=None,
+        o="dense",
+        ffn="ffn",
+        gate=None,
+        up="0",
+        down="2",
+        activation="relu",
+    ),
     "mpt": _mpt,
     "bloom": _bloom,
     "opt": replace(
@@ -374,6 +460,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "phi": _phi,
     "cohere": _cohere,
     "cohere2": Family(interleaved=True, rotates="sliding_window"),
+    "cohere_compass_text": Family(),  # layers whose rope_parameters are None do not rotate
     "glm": Family(interleaved=True, half_tables=True, gate_up="gate_up_proj"),
     "glm4": Family(
         interleaved=True,
@@ -398,7 +485,14 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "olmo_hybrid": replace(OLMO2, linear_attention="linear_attn", linear_ffn_norm=False),
     "biogpt": _FAIRSEQ,
     "bert": _bert,
+    "camembert": _roberta,
+    "data2vec-text": _roberta,
+    "electra": _bert,
+    "ernie": _bert,
+    "megatron-bert": _megatron_bert,
+    "rembert": _rembert,
     "roberta": _roberta,
+    "roberta-prelayernorm": _roberta_prelayernorm,
     "t5": _t5,
     "mt5": _t5,
     "m2m_100": replace(_FAIRSEQ, is_pair=True, counts_padding=True, positions=False, causal=False),
@@ -411,7 +505,10 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
         gate_up="Wi",
         down="Wo",
     ),
+    "modernbert-decoder": Family(final=("final_norm",), attention="attn", o="Wo", gate_up="Wi", down="Wo"),
     "xlm-roberta": _roberta,
+    "xlm-roberta-xl": _xlm_roberta_xl,
+    "xmod": _xmod,
     "xglm": replace(_FAIRSEQ, interface=False),
     **EXPERT_FAMILIES,
 }

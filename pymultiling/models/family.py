@@ -115,6 +115,9 @@ class Family:
         sum_norms: two norms, of the sum of the residual and the attention's output, and of the sum of the residual and
             the FFN's output, where the attention and the FFN return what these norms return, as in BERT. They are no
             part of the sublayers. None: the attention and the FFN return their own output.
+        sums: modules that add their second argument, the residual, to what the output projection of the attention
+            returns, and to what `down` returns, where the attention returns what the first one does, as in encoders
+            with BERT's modules and norms before the sublayers. Without the second one, nothing is said about the FFN.
         ffn: the FFN.
         gate: the gate projection; None: the FFN is a plain one, act(up).
         up: the up projection.
@@ -213,6 +216,7 @@ class Family:
     gate_function: Literal["sigmoid", "softplus"] = "sigmoid"
     attention_norm: str | None = None
     sum_norms: tuple[str, str] | None = None
+    sums: tuple[()] | tuple[str] | tuple[str, str] = ()
     ffn: str = "mlp"
     gate: str | None = "gate_proj"
     up: str = "up_proj"
@@ -292,6 +296,17 @@ class Family:
                 self.sum_norms is None
                 or (self.attention_norm is None and not self.ffn and self.linear_attention is None),
                 'sum_norms needs attention_norm=None, ffn="" and linear_attention=None',
+            ),
+            (
+                not self.sums
+                or (
+                    self.attention_norm is None
+                    and self.sum_norms is None
+                    and not self.ffn
+                    and not self.ffn_alone
+                    and self.linear_attention is None
+                ),
+                'sums needs attention_norm=None, sum_norms=None, ffn="", ffn_alone=False and linear_attention=None',
             ),
             (
                 not (self.shared_keys or self.keys_as_values or self.v_norm)

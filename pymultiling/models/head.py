@@ -20,7 +20,7 @@ from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, check_token_ids, model_device
 from pymultiling.models.families import known_family
 from pymultiling.models.pretrained import class_name, pretrained, uncompiled
-from pymultiling.models.unwrap import require_weights, without_head
+from pymultiling.models.unwrap import body_of, require_weights, without_head
 from pymultiling.runtime.device_copies import to_device
 
 # Bytes of memory that the logits of a part of a batch take, with what is computed from them: logits in the model's
@@ -42,9 +42,9 @@ class Head:
     def __init__(self, model: nn.Module, decoder: Decoder | None):
         self._decoder = decoder
         self._model = uncompiled(model)  # compiled code may not notice the replacement
-        body: nn.Module | None = pretrained(self._model).get_decoder()  # type: ignore[no-untyped-call]
-        inner = None if body is None else uncompiled(body)
-        decoder_body = None if inner is None else without_head(inner)
+        body = body_of(self._model)
+        inner = uncompiled(body)
+        decoder_body = without_head(inner)
         self._is_compiled = inner is not body or getattr(inner, "_compiled_call_impl", None) is not None
         # Only a call of the whole model adds a prompt that PEFT has learned, and gathers what FSDP has spread.
         peft = getattr(self._model, "active_peft_config", None)

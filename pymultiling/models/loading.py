@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -42,6 +43,7 @@ AutoModel: TypeAlias = (
     | type[AutoModelForCausalLM]
     | type[AutoModelForImageTextToText]
     | type[AutoModelForMaskedLM]
+    | type[AutoModelForPreTraining]
     | type[AutoModelForQuestionAnswering]
     | type[AutoModelForSeq2SeqLM]
     | type[AutoModelForSequenceClassification]
@@ -50,10 +52,14 @@ AutoModel: TypeAlias = (
 )
 # {how the name of a model's class ends: what loads it}, of models that have another head than a language model's
 OTHER_HEADS: dict[str, AutoModel] = {
+    "ElectraForPreTraining": AutoModelForPreTraining,  # says of every token whether it was replaced
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
     "ForQuestionAnswering": AutoModelForQuestionAnswering,
 }
+
+# Types whose causal class lacks its weights in a checkpoint of the class that takes images too.
+WHOLE_ONLY = ("emu3",)
 
 
 def pick_device(name: str) -> torch.device:
@@ -179,7 +185,7 @@ def load_weights(
         folder, gguf = _source(name)
         options: dict[str, Any] = dict(revision=revision, trust_remote_code=trust_remote_code, **gguf)
         if auto_model is None:
-            auto_model = _auto_model(AutoConfig.from_pretrained(folder, **options))
+            auto_model = auto_model_of(AutoConfig.from_pretrained(folder, **options))
         loaded: Any = auto_model.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     except Exception as error:  # every library that is involved has exceptions of its own
         raise CheckpointError(_cannot_load(name, error)) from error
@@ -197,7 +203,7 @@ def load_weights(
     return pretrained(model.to(device).eval())
 
 
-def _auto_model(config: PreTrainedConfig) -> AutoModel:
+def auto_model_of(config: PreTrainedConfig) -> AutoModel:
     """Returns the class of transformers that loads models of a configuration."""
     architecture = next(iter(config.architectures or []), "")
     for ending, auto_model in OTHER_HEADS.items():
@@ -211,7 +217,8 @@ def _auto_model(config: PreTrainedConfig) -> AutoModel:
             return AutoModelForTextEncoding
         return transformers.AutoModel if architecture.endswith("Model") else AutoModelForMaskedLM
     takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    is_whole = config.model_type in WHOLE_ONLY and not architecture.endswith("ForCausalLM")
+    is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not is_whole
     return AutoModelForImageTextToText if takes_images and not is_known else AutoModelForCausalLM
 
 
@@ -229,7 +236,7 @@ def load_without_weights(name: str, revision: str | None = None, trust_remote_co
         folder, options = _source(name)
         config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)
         with torch.device("meta"):
-            model: PreTrainedModel = _auto_model(config).from_config(  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = auto_model_of(config).from_config(  # type: ignore[no-untyped-call]
                 config, trust_remote_code=trust_remote_code
             )
     except Exception as error:
@@ -315,8 +322,8 @@ def _no_tokenizer(name: str, reason: str) -> str:
 
 def _is_adapter(name: str) -> str:
     return (
-        f"{name} is an adapter of PEFT: load it with peft.AutoPeftModelForCausalLM, call merge_and_unload(), save what "
-        "it returns with save_pretrained, and give that folder"
+        f"{name} is an adapter of PEFT: load it with peft's class for its task, such as AutoPeftModelForCausalLM, call "
+        "merge_and_unload(), save what it returns with save_pretrained, and give that folder"
     )
 
 

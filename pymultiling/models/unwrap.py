@@ -132,6 +132,19 @@ def text_decoder(model: nn.Module, is_pair: bool = False) -> nn.Module:
     return without_head(decoder)
 
 
+def body_of(model: nn.Module) -> nn.Module:
+    """Returns the module that a causal model calls before its head, as it is called, also if it is compiled.
+
+    It is what transformers' `get_decoder` returns, or the base model where that takes the head for a decoder by its
+    name (ModernBERT's).
+    """
+    body: nn.Module | None = pretrained(model).get_decoder()  # type: ignore[no-untyped-call]
+    if body is None or not hasattr(uncompiled(body), "base_model"):
+        base: nn.Module = pretrained(model).base_model
+        return base
+    return body
+
+
 def without_head(model: nn.Module) -> nn.Module:
     """Returns transformers' base model, also where its `base_model_prefix` names no module of the model (Llama 4).
 

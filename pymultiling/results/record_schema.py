@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StringConstraints
 
 from pymultiling.errors import CheckpointError
 from pymultiling.runtime.schemas import Schema, SchemaError, parse_json
@@ -45,6 +45,7 @@ class ModelFields(Schema):
     revision: str | None = None
     type: str
     dtype: str
+    loader: Annotated[str, StringConstraints(pattern=r"^AutoModel[A-Za-z0-9]*$")] | None = None
 
 
 class RecordSchema(Schema):

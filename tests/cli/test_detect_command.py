@@ -36,7 +36,9 @@ def test_writes_sets_statistics_and_tables_for_every_kind_of_file(model, tmp_pat
         language_report = report[report.language == language]
         assert (language_report.selected.sum(), language_report.specific.sum()) == (len(neurons), len(specific))
     record = json.loads((out / "run.json").read_text())
-    assert record["model"] == {"name": str(model), "revision": None, "type": "llama", "dtype": "float32"}
+    assert record["model"] == {
+        "name": str(model), "revision": None, "type": "llama", "dtype": "float32", "loader": "AutoModelForCausalLM"
+    }  # fmt: skip
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["corpora"]["fr"]["sha256"]) == 64
     assert record["arguments"]["share"] == 0.5 and record["device"] == "cpu" and record["seed"] is None

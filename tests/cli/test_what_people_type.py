@@ -106,7 +106,7 @@ def test_mwork_needs_its_pivot_language_before_the_model_is_loaded(
             "tiny.gguf",
             "tiny.gguf is a file of llama.cpp, which the package gguf reads: pip install 'pymultiling[gguf]'",
         ),
-        ("adapter", "adapter is an adapter of PEFT: load it with peft.AutoPeftModelForCausalLM"),
+        ("adapter", "adapter is an adapter of PEFT: load it with peft's class for its task, such as AutoPeftModel"),
     ],
 )
 def test_files_that_hold_no_model_name_the_way_out(name, message, corpora, tmp_path, capsys, monkeypatch):

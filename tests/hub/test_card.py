@@ -7,6 +7,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from pymultiling.data.languages import language_codes
+from pymultiling.errors import HubError
 from pymultiling.hub import push_to_hub
 from pymultiling.hub.publishing import public_record, strip_folders
 from pymultiling.neurons.activation_statistics import ActivationStatistics
@@ -212,6 +213,21 @@ def test_the_loading_code_names_the_commit_of_a_model_on_the_hub(hub, tmp_path):
     text = python_code(push_card(hub, write_detect_results(tmp_path / "out", tmp_path)))
     assert f'AutoModelForCausalLM.from_pretrained("tiny/llama", revision="{COMMIT}")' in text
     assert 'with pml.deactivate(model, sets["de"]):' in text
+
+
+def test_the_loading_code_names_the_class_that_loads_the_model(hub, tmp_path):
+    """Records of earlier versions do not name it."""
+    folder = write_detect_results(tmp_path / "out", tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    record["model"]["loader"] = "AutoModelForMaskedLM"
+    (folder / "run.json").write_text(json.dumps(record))
+    text = python_code(push_card(hub, folder))
+    assert "from transformers import AutoModelForMaskedLM\n" in text and "AutoModelForCausalLM" not in text
+    assert f'model = AutoModelForMaskedLM.from_pretrained("tiny/llama", revision="{COMMIT}")' in text
+    record["model"]["loader"] = "os; import os"
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(HubError, match="loader"):
+        push_card(hub, folder)
 
 
 def test_an_old_record_without_a_card_gets_the_generic_one(hub, tmp_path):

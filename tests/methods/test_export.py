@@ -50,8 +50,12 @@ def assert_computes(folder, expected: torch.Tensor, **options) -> None:
     assert torch.equal(exported, expected), (exported - expected).abs().max()
 
 
+# transformers loads the text decoder of Emu3 only as a part of the whole model, which is tested below.
+ALONE = [name for name in (*MODELS, *FURTHER_MODELS, *ENCODERS) if name != "emu3_text_model"]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=("float32", "bfloat16"))
-@pytest.mark.parametrize("name", [*MODELS, *FURTHER_MODELS, *ENCODERS])
+@pytest.mark.parametrize("name", ALONE)
 def test_logits_are_bit_for_bit_those_of_deactivate(name, dtype, tmp_path):
     """Neurons of all sites, off and doubled. The folder has many shards, which are copied one after the other."""
     tiny_model(name, dtype).save_pretrained(tmp_path / "model", max_shard_size="4KB")

@@ -8,6 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import pymultiling as pml
 from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.families import FAMILIES
+from tests.models.test_multimodal_models import WITHOUT_A_HEAD, multimodal_model
 from tests.support.anatomy import (
     attention_of,
     experts_of,
@@ -54,7 +55,9 @@ def test_sizes_are_read_off_the_weights_not_off_hidden_size():
 def test_every_registered_family_is_tested():
     known = {name for name in FAMILIES if name in CONFIG_MAPPING or name.endswith("_text")}
     kinds = (MODELS | FURTHER_MODELS | ENCODERS | PAIRS).values()
-    assert {configuration(kind).model_type for kind, _ in kinds if not is_missing(kind)} == known
+    tested = {configuration(kind).model_type for kind, _ in kinds if not is_missing(kind)}
+    tested |= {multimodal_model(name).config.get_text_config().model_type for name in WITHOUT_A_HEAD}
+    assert tested == known
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -184,7 +187,7 @@ def test_an_unknown_family_is_refused_with_the_list_of_known_ones():
         match=r"model_type 'mamba'.*looked for one of llama, .*phi3.*register_family\('mamba', .*families.py",
     ):
         Decoder(model)
-    with pytest.raises(pml.UnsupportedModel, match=r"CTRLLMHeadModel .model_type 'ctrl'"):
+    with pytest.raises(pml.UnsupportedModel, match=r"BitNetForCausalLM .model_type 'bitnet'"):
         Decoder(unknown_model())
     with pytest.raises(pml.UnsupportedModel, match="Linear"):
         Decoder(nn.Linear(2, 2))

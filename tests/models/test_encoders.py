@@ -24,6 +24,7 @@ from tests.support.comparison import (
 from tests.support.tiny_models import (
     ENCODERS,
     PAIRS,
+    WITH_NORMS_BEFORE,
     hidden_of,
     random_neurons,
     tiny_batch,
@@ -38,6 +39,11 @@ HEADS = {
     "a classifier of tokens": transformers.AutoModelForTokenClassification,
     "a finder of answers": transformers.AutoModelForQuestionAnswering,
 }
+
+
+WITH_NORMS_BEHIND = [
+    name for name in ENCODERS if name not in (*WITH_NORMS_BEFORE, "modernbert", "xmod-norm-of-adapters")
+]
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -184,6 +190,37 @@ def test_decoders_of_these_families_are_refused():
         pml.importance(transformers.BertLMHeadModel(config), **tiny_batch())
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(default_language=None), r"set_default_language\(...\) with one of en_XX, fr_XX"),
+        (dict(adapter_reuse_layer_norm=False), "has no norm between its FFN and the adapters of the language"),
+    ],
+)
+def test_configurations_of_xmod_that_cannot_be_measured_are_refused(changes, message):
+    with pytest.raises(pml.UnsupportedModel, match=message):
+        pml.importance(tiny_model("xmod", **changes), **tiny_batch())
+
+
+def test_xmod_is_measured_with_the_adapters_of_its_language():
+    """Those of the second layer see what the adapters of the first one return."""
+    model, batch = tiny_model("xmod"), tiny_batch()
+    french = pml.importance(model, **batch)
+    model.set_default_language("en_XX")
+    english = pml.importance(model, **batch)
+    for site in pml.SITES:
+        assert torch.equal(french[site][:, 0], english[site][:, 0])
+        assert largest_error(french[site][:, 1:], english[site][:, 1:].double()) > 1e-2
+
+
+def test_an_electra_that_tells_replaced_tokens_is_loaded_as_it_was_saved(tmp_path):
+    model = transformers.ElectraForPreTraining(tiny_model("electra").config).eval()
+    save_model(tmp_path, model)
+    loaded, _ = load_model(str(tmp_path), torch.device("cpu"))
+    assert type(loaded) is type(model)
+    assert torch.equal(loaded(**tiny_batch())[0], model(**tiny_batch())[0])
+
+
 def replace_config(config, **changes):
     """Returns a copy of a configuration with other values."""
     return type(config)(**{**config.to_dict(), **changes})
@@ -196,7 +233,7 @@ def replace_config(config, **changes):
         ({"core": "output"}, "site q was seen in 0 of 2 layers"),
         (
             {"sum_norms": ("output.LayerNorm", "attention.output.LayerNorm")},
-            "does not get the residual plus the output",
+            "does not run behind the last projection of its sublayer",
         ),
         ({"final": ("encoder.layer.0.output.LayerNorm",)}, "the last hidden state is not what"),
     ],
@@ -212,16 +249,47 @@ def test_wrong_entries_are_refused(monkeypatch, changes, message):
         measure(model)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sums": ()}, r"layer.0.attention does not return the output of \S*layer.0.attention.output.dense"),
+        ({"sums": ("attention.self",)}, "attention.self does not run behind the last projection of its sublayer"),
+        ({"interface": True}, "site q was seen in 0 of 2 layers"),
+        ({"sums": (), "sum_norms": ("attention.ln", "ln")}, "attention.ln does not run behind the last projection"),
+    ],
+)
+def test_wrong_entries_of_an_encoder_with_norms_before_are_refused(monkeypatch, changes, message):
+    model = tiny_model("megatron-bert")
+    monkeypatch.setitem(FAMILIES, "megatron-bert", replace(family_of(model), **changes))
+    with pytest.raises(pml.UnsupportedModel, match=message):
+        pml.importance(model, **tiny_batch())
+
+
 def double_output(model) -> None:
     """Doubles what the attention adds to the residual in layer 1."""
-    output = layers_of(model)[1].attention.output
-    output.forward = lambda states, residual: output.LayerNorm(2 * output.dense(states) + residual)
+    _double(layers_of(model)[1].attention.output)
 
 
 def double_ffn(model) -> None:
     """Doubles what the FFN adds to the residual in layer 1."""
-    output = layers_of(model)[1].output
-    output.forward = lambda states, residual: output.LayerNorm(2 * output.dense(states) + residual)
+    _double(layers_of(model)[1].output)
+
+
+def _double(output) -> None:
+    norm = getattr(output, "LayerNorm", torch.nn.Identity())  # where norms come before, their modules have none
+    output.forward = lambda states, residual, *_: norm(2 * output.dense(states) + residual)
+
+
+def double_attention(model) -> None:
+    """Doubles what the attention of layer 1 returns, with the residual."""
+    attention = layers_of(model)[1].attention
+    forward = attention.forward
+
+    def forward_twice(*args, **kwargs):
+        output, *others = forward(*args, **kwargs)
+        return (2 * output, *others)
+
+    attention.forward = forward_twice
 
 
 def hide_later_tokens(model) -> None:
@@ -250,10 +318,37 @@ def rectify(model) -> None:
         (hide_later_tokens, ("q", "k"), "layer.1.attention computes other attention than.*None, not causal"),
     ],
 )
-@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("name", WITH_NORMS_BEHIND)
 def test_planted_departures_are_refused(name, plant, sites, message):
     model = tiny_model(name)
     plant(model)
+    assert_refused_at(model, sites, message)
+
+
+@pytest.mark.parametrize(
+    "plant, sites, message",
+    [
+        (
+            double_output,
+            ("o", "v"),
+            r"layer.1.attention.output does not return the output of \S*attention.output.dense",
+        ),
+        (double_attention, ("o", "v"), r"layer.1.attention does not return the output of \S*attention.output \("),
+        (double_ffn, ("ffn",), r"layer.1.output does not return the output of \S*layer.1.output.dense"),
+        (hide_later_tokens, ("q", "k"), "layer.1.attention computes other attention than.*None, not causal"),
+    ],
+)
+@pytest.mark.parametrize("name", WITH_NORMS_BEFORE)
+def test_planted_departures_where_norms_come_before_are_refused(name, plant, sites, message):
+    if name.startswith("xmod") and plant is double_ffn:
+        pytest.skip("what the FFN's module returns has passed the adapters of the language")
+    model = tiny_model(name)
+    plant(model)
+    assert_refused_at(model, sites, message)
+
+
+def assert_refused_at(model, sites, message: str) -> None:
+    """Checks that importance at these sites is refused, and measured at the others."""
     for site in sites:
         with pytest.raises(pml.UnsupportedModel, match=message):
             pml.importance(model, **tiny_batch(), sites=site)
@@ -274,8 +369,10 @@ def test_another_activation_is_refused_where_neurons_are_counted():
         {"causal": False, "q_norm": "q_norm", "k_norm": "k_norm"},
         {"causal": False, "alibi": "added", "interface": False, "rotation": None},
         {"sum_norms": ("a", "b"), "ffn": "mlp"},
+        {"sums": ("a", "b"), "ffn": "mlp", "ffn_alone": False},
+        {"sums": ("a", "b"), "ffn": "", "ffn_alone": False, "sum_norms": ("a", "b")},
     ],
 )
 def test_entries_that_contradict_themselves_are_refused(fields):
-    with pytest.raises(ValueError, match=r"causal=False needs|sum_norms needs"):
+    with pytest.raises(ValueError, match=r"causal=False needs|sum_norms needs|sums needs"):
         pml.Family(**fields)

@@ -30,6 +30,7 @@ from tests.support.tiny_models import (
     tiny_model,
     with_zeroed_neurons,
 )
+from tests.support.tiny_text import texts, tiny_tokenizer
 
 ALL = FURTHER_MODELS | ENCODERS | PAIRS
 
@@ -85,10 +86,39 @@ def test_rows_generate_under_their_own_sets(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["afmoe", "biogpt", "codegen", "flex_olmo", "gpt_neo", "gptj", "granite_swa", "mpt", "nanochat", "openai-gpt"],
+    [
+        "afmoe",
+        "biogpt",
+        "codegen",
+        "ctrl",
+        "flex_olmo",
+        "gemma4_unified_text",
+        "gpt_neo",
+        "gptj",
+        "granite_swa",
+        "modernbert-decoder",
+        "mpt",
+        "nanochat",
+        "openai-gpt",
+        "phi4_multimodal",
+    ],
 )
 def test_doctor_finds_agreement(name):
     assert max(spot_check(tiny_model(name, torch.float64)).values()) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "ctrl", "modernbert-decoder", "opt-post-norm"])
+def test_perplexity_is_that_of_the_logits(name):
+    """Also where transformers' get_decoder gives the head (ModernBERT's decoder), or a part of the base model (OPT)."""
+    model, tokenizer = tiny_model(name), tiny_tokenizer()
+    likelihoods = []
+    for text in texts("fr"):
+        tokens = torch.tensor([tokenizer(text)["input_ids"]])
+        logits = model(tokens, use_cache=False).logits[0, :-1].double()
+        likelihoods.append(logits.log_softmax(-1).gather(1, tokens[0, 1:, None]))
+    expected = torch.cat(likelihoods).mean().neg().exp().item()
+    assert pml.perplexity(model, tokenizer, texts("fr"), progress=False) == pytest.approx(expected, rel=1e-5)
 
 
 def test_another_activation_with_the_same_parameters_is_named(monkeypatch):

@@ -38,6 +38,7 @@ MODELS = {
         ),
     ),
 }
+MODELS["longrope-phi4"] = ("phi4_multimodal", MODELS["longrope"][1])
 LENGTHS = (20, 5, 13, LIMIT, LIMIT + 1, 20)
 
 

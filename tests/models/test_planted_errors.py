@@ -172,6 +172,14 @@ ERRORS = {
     "mpt": {scale_scores: ATTENTION[hide_the_last_key]},
     "gpt_bigcode": {hide_the_last_key: ATTENTION[hide_the_last_key]},
     "llama4_text": ATTENTION | EXPERTS | SHARED,
+    "iquestcoder": ATTENTION,
+    "emu3_text_model": ATTENTION,
+    "cohere_compass_text": {hide_the_last_key: ATTENTION[hide_the_last_key]},
+    "cohere_compass_text-rotated": ATTENTION,
+    "ctrl": {hide_the_last_key: ATTENTION[hide_the_last_key]},
+    "modernbert-decoder": ATTENTION,
+    "phi4_multimodal": ATTENTION,
+    "gemma4_unified_text": {hide_the_last_key: ATTENTION[hide_the_last_key]},
 }
 
 

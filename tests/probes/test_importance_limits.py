@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import ElectraConfig, ElectraModel
+from transformers import RoFormerConfig, RoFormerModel
 
 import pymultiling as pml
 from pymultiling.ops import unavailable
@@ -53,8 +53,10 @@ def test_kernels_and_reference_give_the_same_importance():
     "model",
     [
         unknown_model(),
-        ElectraModel(
-            ElectraConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+        RoFormerModel(
+            RoFormerConfig(
+                hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
+            )
         ),
     ],
     ids=lambda model: type(model).__name__,

@@ -37,6 +37,11 @@ OTHER_NAMES = {
     "modernbert": dict(attention="attn", o="Wo", norm="final_norm", qkv="Wqkv"),
     "dbrx": dict(layers="blocks", attention="norm_attn_norm.attn", o="out_proj", norm="norm_f", qkv="Wqkv"),
     "xlm-roberta": ENCODER,
+    **dict.fromkeys(("camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert"), ENCODER),
+    **dict.fromkeys(("roberta-prelayernorm", "xlm-roberta-xl", "xmod"), ENCODER),
+    "ctrl": dict(layers="h", norm="layernorm", attention="multi_head_attention", o="dense", q="Wq", k="Wk", v="Wv"),
+    "modernbert-decoder": dict(attention="attn", o="Wo", norm="final_norm"),
+    "phi4_multimodal": dict(qkv="qkv_proj"),
 }
 
 
@@ -81,9 +86,11 @@ EXPERT_COUNT_FIELDS = {
 # Kinds of models that have as many key heads as query heads, or one.
 WITHOUT_GROUPS = ("gpt2", "gpt_neox", "bloom", "falcon", "opt", "xglm", "biogpt", "gpt_bigcode", "persimmon",
                   "codegen", "gpt_neo", "gptj", "gpt_neox_japanese", "mpt", "openai-gpt",
-                  "bert", "roberta", "modernbert", "xlm-roberta", "t5", "mt5", "m2m_100")  # fmt: skip
+                  "bert", "roberta", "modernbert", "xlm-roberta", "t5", "mt5", "m2m_100",
+                  "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert",
+                  "roberta-prelayernorm", "xlm-roberta-xl", "xmod", "ctrl", "modernbert-decoder")  # fmt: skip
 # Kinds of models whose values pass a norm, and whose last layers take the keys and values of earlier ones.
-NORMED_VALUES = ("gemma3n_text", "gemma4_text")
+NORMED_VALUES = ("gemma3n_text", "gemma4_text", "gemma4_unified_text")
 # Kinds of models in which one projection gives, for every head, the query and the gate of the attention's output.
 GATED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 # Kinds of models some of whose layers have linear attention.
@@ -149,6 +156,7 @@ def ffn_modules(layer) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Modul
         ("wi", "wi", "wo"),
         ("wi_0", "wi_1", "wo"),
         ("intermediate.dense", "intermediate.dense", "output.dense"),
+        ("0", "0", "2"),
     ):
         if hasattr(ffn, names[0].split(".")[0]):
             return tuple(ffn.get_submodule(name) for name in names)
@@ -257,6 +265,7 @@ def layer_sizes(config, layer: int) -> dict[str, int]:
         "gpt_bigcode": "n_inner",
         "gptj": "n_inner",
         "codegen": "n_inner",
+        "ctrl": "dff",
         "opt": "ffn_dim",
         "t5": "d_ff",
         "mt5": "d_ff",
@@ -348,7 +357,7 @@ def shared_width(config) -> int:
 def _gemma_sizes(config, layer: int) -> dict[str, int]:
     takes_keys = layer >= config.num_hidden_layers - config.num_kv_shared_layers
     own, has_values = config, not takes_keys
-    if config.model_type == "gemma4_text":
+    if config.model_type in ("gemma4_text", "gemma4_unified_text"):
         own = config.per_layer_config[layer]
         has_values &= not (config.attention_k_eq_v and config.layer_types[layer] == "full_attention")
         ffn = config.intermediate_size * (2 if config.use_double_wide_mlp and takes_keys else 1)
@@ -382,7 +391,9 @@ def rows_of(config, site: str) -> torch.Tensor | None:
     width, heads, keys = sizes(config), config.num_attention_heads, key_heads(config)
     rows, head = torch.arange(width["q"] + 2 * width["k"]), width["q"] // heads
     shares_keys = config.model_type == "gpt_bigcode" and config.multi_query
-    if shares_keys or config.model_type in ("dbrx", "gpt2", "modernbert", "mpt", "openai-gpt", "phi3"):
+    if shares_keys or config.model_type in (
+        "dbrx", "gpt2", "modernbert", "mpt", "openai-gpt", "phi3", "phi4_multimodal"
+    ):  # fmt: skip
         parts = rows.split([width["q"], width["k"], width["v"]])
     elif config.model_type == "codegen":  # four blocks, each of the queries, then the values, then the keys
         by_block = rows.view(4, 3, -1)
@@ -436,7 +447,8 @@ def zero_neuron(layer, site: str, n: int, config, ffn_part: str = "all") -> None
             _zero_shared_neuron(shared, n - routed, ffn_part)
     elif site == "ffn":
         gate, up, down = ffn_modules(layer)
-        is_fused = config.model_type in ("phi3", "glm", "glm4", "modernbert")
+        fused = ("phi3", "phi4_multimodal", "glm", "glm4", "modernbert", "modernbert-decoder")
+        is_fused = config.model_type in fused
         _zero_dense_neuron(gate, up, down, n, n + (sizes(config)["ffn"] if is_fused else 0), ffn_part)
     elif config.model_type in LATENT:
         _zero_row(*latent_row(attention, config, site, n))

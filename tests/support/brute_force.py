@@ -36,19 +36,27 @@ POST_NORMS = {
     "hyperclovax": ("post_norm1", "post_norm2"),
     "gemma3n_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "gemma4_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
+    "gemma4_unified_text": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
     "kolibri1": ("post_self_attn_layernorm", "post_mlp_layernorm"),
 }
 FFN_ON_THE_LAYER = ("opt", "xglm", "biogpt", "m2m_100")  # the modules of the FFN are attributes of the layer
 # The attention and the FFN return a norm of the sum of the residual and their output, which is that of their last
 # projection.
-SUMS_INSIDE = ("bert", "roberta", "xlm-roberta")
+SUMS_INSIDE = ("bert", "camembert", "data2vec-text", "electra", "ernie", "rembert", "roberta", "xlm-roberta", "xmod")
+# The attention and the FFN return the sum of the residual and their output, and norms come before them. The residual
+# of the attention does not change where a neuron of it is zero.
+SUMS_WITHOUT_NORMS = ("megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl")
 # {model_type: the parts of an FFN neuron that are zero in turn}, where a row of zeros does not switch a neuron off:
 # act(0) is not 0, or 1 is added to up; or where it changes other neurons, as a row of a sparse gate does.
 FFN_PARTS = {"apertus": ("down",), "gpt_oss": ("gate", "down", "all"), "gemma3n_text": ("up", "down")}
 
 
-OWN_GAINS = ("Gemma3nRMSNorm", "Gemma4RMSNorm")  # Gemma's norms that multiply by their weight, without 1
+OWN_GAINS = (
+    "Gemma3nRMSNorm",
+    "Gemma4RMSNorm",
+    "Gemma4UnifiedRMSNorm",
+)  # Gemma's norms that multiply by their weight, without 1
 
 
 @contextmanager
@@ -72,7 +80,7 @@ def float64_throughout(model):
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float64)
         if model.config.model_type in ROTATED_IN_FLOAT32:
-            source = sys.modules[type(layers_of(model)[0].self_attn).__module__]
+            source = sys.modules[type(attention_of(layers_of(model)[0], model.config)).__module__]
             stack.enter_context(mock.patch.object(source, *ROTATED_IN_FLOAT32[model.config.model_type]))
         if model.config.model_type in ("codegen", "gpt_neo", "gptj"):  # their code computes scores in float32
             source = sys.modules[type(attention_of(layers_of(model)[0], model.config)).__module__]
@@ -118,6 +126,12 @@ def _rotate_pairs(q, k, cos, sin, unsqueeze_dim=1):
     return tuple(x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin for x in (q, k))
 
 
+def _rotate_halves(q, k, cos, sin, unsqueeze_dim=1):
+    """Rotates dimensions m and m + d/2 together, as most models do."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return tuple(x * cos + torch.cat([-x.chunk(2, -1)[1], x.chunk(2, -1)[0]], -1) * sin for x in (q, k))
+
+
 def _attend_with_sinks(original, module, query, key, value, attention_mask, scaling, **kwargs):
     """Returns the output of Granite's attention, and the probabilities that make it, which leave a part to the sink.
 
@@ -155,6 +169,7 @@ ROTATED_IN_FLOAT32 = {
     "cohere": ("apply_rotary_pos_emb", _rotate_pairs),
     "cohere2": ("apply_rotary_pos_emb", _rotate_pairs),
     "cohere2_moe": ("apply_rotary_pos_emb", _rotate_pairs),
+    "modernbert-decoder": ("apply_rotary_pos_emb", _rotate_halves),
     "deepseek_v2": ("apply_rotary_emb", partial(_rotate_complex, heads_first=True)),
     "llama4_text": ("apply_rotary_emb", partial(_rotate_complex, heads_first=False)),
 }
@@ -217,7 +232,8 @@ def _sublayer_calls(model, input_ids, attention_mask) -> list[dict]:
     for layer in layers_of(model):
         call = {}
         calls.append(call)
-        ffn = ffn_modules(layer)[0] if config.model_type in FFN_ON_THE_LAYER + SUMS_INSIDE else ffn_of(layer)
+        is_whole = config.model_type not in FFN_ON_THE_LAYER + SUMS_INSIDE + SUMS_WITHOUT_NORMS
+        ffn = ffn_of(layer) if is_whole else ffn_modules(layer)[0]
         shared = getattr(layer, "shared_mlp", None)  # an expert whose output the layer adds
         for name, module in (("attention", attention_of(layer, config)), ("ffn", ffn), ("shared", shared)):
 
@@ -255,7 +271,7 @@ def _sublayer(layer, site: str, call: dict, config):
             if site in ("q", "k"):  # T5 returns probabilities after its biases
                 return output[2 if hasattr(layer, "layer") else 1].transpose(1, 2).flatten(2)
             output = output[0]
-            if config.model_type in SUMS_INSIDE:
+            if config.model_type in SUMS_INSIDE and not getattr(config, "pre_norm", False):
                 probabilities_run = attention_of(layer, config).self(*args, **kwargs)
                 output = layer.attention.output.dense(probabilities_run[0])
         return norm(output) if norm else output
@@ -284,7 +300,7 @@ def _ffn(layer, call, config):
     """Returns the output of the FFN for its arguments `call`."""
     if config.model_type in FFN_ON_THE_LAYER:
         return layer.fc2(layer.activation_fn(layer.fc1(*call.args)))
-    if config.model_type in SUMS_INSIDE:
+    if config.model_type in SUMS_INSIDE + SUMS_WITHOUT_NORMS:
         return layer.output.dense(layer.intermediate.intermediate_act_fn(layer.intermediate.dense(*call.args)))
     output = ffn_of(layer)(*call.args, **call.kwargs)
     return output[0] if isinstance(output, (tuple, list)) else output

@@ -339,6 +339,26 @@ GEMMA4 = dict(
     vocab_size_per_layer_input=VOCABULARY_SIZE,
 )
 HUNYUAN_ALPHA = "compute_ntk_alpha_rope_parameters"
+# No layer has inputs of its own, as some of Gemma 4 have.
+GEMMA4_UNIFIED = {key: value for key, value in GEMMA4.items() if not key.endswith("per_layer_input")}
+# Encoders of images and of sound that are as small as they can be.
+PHI4_SENSES = dict(
+    vision_config=dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    ),
+    audio_config=dict(
+        hidden_size=16,
+        intermediate_size=16,
+        num_blocks=2,
+        num_attention_heads=2,
+        input_size=8,
+        time_reduction=2,
+        ext_pw_out_channel=16,
+        depthwise_separable_out_channel=16,
+        nemo_conv_channels=16,
+        bias_max_distance=8,
+    ),
+)
 FURTHER_MODELS = {
     **MORE_MODELS,
     "deepseek_v2": ("DeepseekV2", dict(LATENT_EXPERTS, topk_method="group_limited_greedy")),
@@ -502,6 +522,52 @@ FURTHER_MODELS = {
     "afmoe": ("Afmoe", dict(AFMOE, num_dense_layers=0)),
     "afmoe-half-dense": ("Afmoe", dict(AFMOE, num_dense_layers=1, intermediate_size=56)),
     "helium": ("Helium", dict(head_dim=8)),
+    "iquestcoder": ("IQuestCoder", dict(head_dim=12, attention_bias=True, mlp_bias=True)),
+    "emu3_text_model": ("Emu3", dict(head_dim=12, bos_token_id=1, attention_bias=True, mlp_bias=True)),
+    "cohere_compass_text": (  # a layer with a window that rotates, and one without that does not
+        "CohereCompass",
+        dict(
+            HALF_SLIDING,
+            attention_bias=True,
+            rope_parameters=dict(
+                sliding_attention=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 1, 1]),
+                full_attention=None,
+            ),
+        ),
+    ),
+    "cohere_compass_text-rotated": (
+        "CohereCompass",
+        dict(
+            rope_parameters=dict(
+                full_attention=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 1, 1]),
+            ),
+        ),
+    ),
+    "ctrl": ("CTRL", dict(dff=37)),
+    "modernbert-decoder": (  # a layer with a window of 4 positions, and one without
+        "ModernBertDecoder",
+        dict(
+            local_attention=8,
+            layer_types=["sliding_attention", "full_attention"],
+            attention_bias=True,
+            mlp_bias=True,
+            bos_token_id=1,
+        ),
+    ),
+    "phi4_multimodal": ("Phi4Multimodal", dict(PHI4_SENSES, sliding_window=5)),
+    "phi4_multimodal-partial-rotary": ("Phi4Multimodal", dict(PHI4_SENSES, rope_parameters=dict(PARTIAL))),
+    "gemma4_unified_text": ("Gemma4Unified", GEMMA4_UNIFIED),
+    "gemma4_unified_text-keys-as-values": (
+        "Gemma4Unified",
+        dict(
+            GEMMA4_UNIFIED,
+            num_hidden_layers=2,
+            layer_types=GEMMA4["layer_types"][:2],
+            num_kv_shared_layers=0,
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+        ),
+    ),
     "ernie4_5": ("Ernie4_5", dict(head_dim=8, use_bias=True)),
     "qwen2_moe": ("Qwen2Moe", SHARED_EXPERT),
     "qwen2_moe-half-dense": ("Qwen2Moe", dict(SHARED_EXPERT, intermediate_size=44, mlp_only_layers=[0])),
@@ -574,7 +640,15 @@ FURTHER_MODELS = {
     ),
 }
 # {prefix: class with a language-model head}, where its name is not the prefix and "ForCausalLM".
-OTHER_CLASSES = {"GPT2": "GPT2LMHeadModel", "InternLM3": "LlamaForCausalLM", "OpenAIGPT": "OpenAIGPTLMHeadModel"}
+OTHER_CLASSES = {
+    "CTRL": "CTRLLMHeadModel",
+    "GPT2": "GPT2LMHeadModel",
+    "InternLM3": "LlamaForCausalLM",
+    "IQuestCoder": "LlamaForCausalLM",
+    "OpenAIGPT": "OpenAIGPTLMHeadModel",
+}
+# Adapters of two languages, of which the second one's run.
+XMOD = dict(max_position_embeddings=80, pad_token_id=2, languages=["en_XX", "fr_XX"], default_language="fr_XX")
 # Encoders, with a head that predicts masked tokens. The positions of roberta begin behind the number of its padding
 # token, with which `tiny_batch` does not always pad.
 ENCODERS = {
@@ -587,7 +661,26 @@ ENCODERS = {
         ),
     ),
     "xlm-roberta": ("XLMRoberta", dict(max_position_embeddings=80, pad_token_id=2)),
+    "camembert": ("Camembert", dict(max_position_embeddings=80, pad_token_id=2)),
+    "data2vec-text": ("Data2VecText", dict(max_position_embeddings=80, pad_token_id=2)),
+    "electra": ("Electra", dict(embedding_size=12, hidden_act="gelu_new")),
+    "electra-unprojected": ("Electra", dict(embedding_size=32)),
+    "ernie": ("Ernie", {}),
+    "ernie-tasks": ("Ernie", dict(use_task_id=True)),
+    "megatron-bert": ("MegatronBert", dict(hidden_act="gelu_new")),
+    "rembert": ("RemBert", dict(input_embedding_size=12, output_embedding_size=20)),
+    "roberta-prelayernorm": ("RobertaPreLayerNorm", dict(max_position_embeddings=80, pad_token_id=2)),
+    "xlm-roberta-xl": ("XLMRobertaXL", dict(max_position_embeddings=80, pad_token_id=2)),
+    "xmod": ("Xmod", XMOD),
+    "xmod-norm-of-adapters": ("Xmod", dict(XMOD, adapter_layer_norm=True, ln_before_adapter=False)),
+    "xmod-norms-before": ("Xmod", dict(XMOD, pre_norm=True)),
 }
+# Encoders whose norms come before the sublayers, and whose modules add the residual.
+WITH_NORMS_BEFORE = ("megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl", "xmod-norms-before")
+# Types that count positions behind that of their padding token.
+FROM_PADDING = (
+    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"
+)  # fmt: skip
 # Encoder-decoders, whose encoders are measured. That of m2m_100 has other sizes than its decoder, and its positions
 # count the tokens that are not the padding token. t5 has biases of relative positions.
 PAIR_SHAPE = dict(
@@ -668,7 +761,8 @@ def is_missing(kind: str) -> bool:
 
 
 def _name_of_configuration(kind: str) -> str:
-    is_text = kind in ("Gemma3", "Gemma3n", "Gemma4", "Llama4", "Qwen3_5", "Qwen3_5Moe")
+    is_text = kind in ("CohereCompass", "Emu3", "Gemma3", "Gemma3n", "Gemma4", "Gemma4Unified", "Llama4", "Qwen3_5",
+                       "Qwen3_5Moe")  # fmt: skip
     return f"{kind}TextConfig" if is_text else f"{kind}Config"
 
 
@@ -682,7 +776,7 @@ def _draw(model, generator) -> None:
     for name, parameter in model.named_parameters():
         name = name.replace("norm_attn_norm.", "")  # DBRX's attention with the norms around it
         noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name.lower() or "ln_" in name:
+        if "norm" in name.lower() or "ln_" in name or ".ln." in name:
             noise = 0.3 * noise + (0 if (offset and "linear_attn" not in name) or name.endswith("bias") else 1)
         elif parameter.ndim > 1 and "embed" not in name and ".wte" not in name and ".wpe" not in name:
             noise = noise * parameter.shape[0 if id(parameter) in transposed else -1] ** -0.5
@@ -732,14 +826,14 @@ def hidden_of(model, batch: dict) -> torch.Tensor:
 def positions(attention_mask: torch.Tensor, model) -> torch.Tensor:
     """Returns position ids that start at a document's first token with 0, or behind that of the padding token."""
     config = model.config
-    first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+    first = config.pad_token_id + 1 if config.model_type in FROM_PADDING else 0
     return (attention_mask.cumsum(-1) - 1).clamp(min=0) + first
 
 
 def unknown_model():
     """Returns a tiny model of a family that the package does not know."""
-    return transformers.CTRLLMHeadModel(
-        transformers.CTRLConfig(n_embd=16, n_layer=1, n_head=2, dff=32, vocab_size=VOCABULARY_SIZE)
+    return transformers.BitNetForCausalLM(
+        transformers.BitNetConfig(**{**SHAPE, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2})
     ).eval()
 
 

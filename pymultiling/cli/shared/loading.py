@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Returns the model and its tokenizer, and notes in the run's record which model it is."""
-    from pymultiling.models.loading import hub_commit, load_model, pick_device
+    from pymultiling.models.loading import auto_model_of, hub_commit, load_model, pick_device
 
     with run.stage("load"):
         device = pick_device(arguments.device)
@@ -31,6 +31,7 @@ def load(arguments: Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTok
             "revision": hub_commit(arguments.model, arguments.revision),
             "type": model.config.model_type,
             "dtype": str(model.dtype).removeprefix("torch."),
+            "loader": auto_model_of(model.config).__name__,
         },
         device=str(device),
     )

@@ -14,7 +14,7 @@ from pymultiling.models.attached import replace
 from pymultiling.models.blocks import Block
 from pymultiling.models.decoder import Decoder, model_device
 from pymultiling.models.pretrained import class_name, pretrained, uncompiled
-from pymultiling.models.unwrap import without_head
+from pymultiling.models.unwrap import body_of, without_head
 from pymultiling.probes.verification import advice
 from pymultiling.probes.verification.report import Comparisons
 
@@ -59,7 +59,7 @@ def check_body(decoder: Decoder, comparisons: Comparisons, example: Any) -> None
     body = base
     if decoder.family.causal:
         # OPT's is a part of its base model.
-        body = without_head(uncompiled(pretrained(model).get_decoder()))  # type: ignore[no-untyped-call]
+        body = without_head(uncompiled(body_of(model)))
     stub = _Stub(example)
     device = model_device(model)
     mask = torch.tensor(MASK, device=device)

@@ -42,6 +42,7 @@ class LayerWatch:
         self._outputs: dict[nn.Module, Tensor] = {}  # of linear modules, after all hooks
         self._expected: dict[nn.Module, Tensor] = {}
         self._versions: dict[nn.Module, int | None] = {}  # of q, k and v: torch counts changes in place
+        self._summed: set[Check] = set()  # sublayers whose sum with the residual was compared
         self._calls: Counter[nn.Module] = Counter()
         self._tokens: dict[nn.Module, int] = {}  # of the call with the fewest tokens
         self._attended: Tensor | None = None  # (B, l, H d), the input of o before hooks change it
@@ -81,6 +82,8 @@ class LayerWatch:
             hooks.after(layer.ffn, self._surviving(["ffn"], self._check_ffn))
         else:
             hooks.after(layer.down or layer.ffn, self._surviving(["product"], self._check_product))
+        if isinstance(layer, AttentionLayer) and layer.sums:
+            self._attach_to_plain_sums(layer, hooks)
         if self._is_plain:
             if isinstance(layer, AttentionLayer) and layer.attention_norm is not None:
                 check_norm = self._check_norm(layer.attention_norm, layer.o, ("v", "o"))
@@ -119,6 +122,7 @@ class LayerWatch:
             if residuals and linear in self._outputs:
                 norms = same_norms(self._outputs[linear], args[0], residuals.pop())
                 self._comparisons.compare(check, subject, advice.OUTPUT, *norms)
+                self._summed.add(check)
 
         sums: tuple[tuple[Check, Linear | None], ...] = ("o", layer.o), ("ffn", layer.down)
         hooks.before(layer.attention, keep)
@@ -126,6 +130,20 @@ class LayerWatch:
             if linear is not None:
                 hooks.before(norm, self._surviving([check], partial(compare, check, linear)))
         hooks.after(norms[0], keep)
+
+    def _attach_to_plain_sums(self, layer: AttentionLayer, hooks: Hooks) -> None:
+        """Adds hooks that compare what modules that add the residual return with the outputs of o and down plus it."""
+
+        def check_sum(check: Check, linear: Linear, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._outputs[module] = _first(output)
+            if self._plan.kind != "scores" and linear in self._outputs:
+                self._check_sublayer(check, self._names[module], linear, _first(output), args)
+                self._summed.add(check)
+
+        sublayers: tuple[tuple[Check, Linear | None], ...] = ("o", layer.o), ("ffn", layer.down)
+        for module, (check, linear) in zip(layer.sums, sublayers):
+            if linear is not None:
+                hooks.after(module, self._surviving([check], partial(check_sum, check, linear)))
 
     def finish(self) -> None:
         """Reports modules that were not called, or not once with every token. It is called after the forward."""
@@ -139,6 +157,8 @@ class LayerWatch:
                     )
             for check in checks:
                 self._report_calls(check, module)
+        if isinstance(self.layer, AttentionLayer) and self._is_plain:
+            self._report_sums(self.layer.sum_norms or self.layer.sums)
         experts = self.layer.experts
         if experts is not None:
             if experts.module not in self._calls:
@@ -146,6 +166,14 @@ class LayerWatch:
                     "ffn", f"the model's forward does not call {self._names[experts.module]}: leave ffn out"
                 )
             self._report_calls("ffn", experts.module)
+
+    def _report_sums(self, modules: tuple[nn.Module, ...]) -> None:
+        """Reports modules of `sum_norms` or `sums` that do not run behind the projection whose output they get."""
+        checks: tuple[Check, ...] = ("o", "ffn")
+        for module, check in zip(modules, checks):
+            if check not in self._summed:
+                subject = f"{self._names[module]} does not run behind the last projection of its sublayer"
+                self._comparisons.depart(check, f"{subject}: {advice.OUTPUT}")
 
     def _report_calls(self, check: Check, module: nn.Module) -> None:
         """Reports a module that is called several times, of which a probe would keep the last, or with some tokens."""
@@ -254,8 +282,9 @@ class LayerWatch:
         if self._plan.scores:
             with self._comparisons.surviving(["scores"], name):
                 self._check_scores(layer, name)
-        if self._plan.kind != "scores" and layer.o in self._outputs and layer.sum_norms is None:
-            self._check_sublayer("o", name, layer.o, _first(output), args)
+        last = layer.sums[0] if layer.sums else layer.o
+        if self._plan.kind != "scores" and last in self._outputs and layer.sum_norms is None:
+            self._check_sublayer("o", name, last, _first(output), args)
 
     def _check_in_place(self, layer: AttentionLayer, name: str) -> None:
         """Checks that q, k and v are still what hooks saw of them."""
@@ -280,7 +309,7 @@ class LayerWatch:
     def _check_sublayer(self, check: Check, name: str, last: nn.Module, output: Tensor, args: tuple[Any, ...]) -> None:
         """Checks that a sublayer returns the output of its last module, such as a projection.
 
-        BLOOM's sublayers add the residual, their second argument.
+        BLOOM's sublayers, and the modules of `Family.sums`, add the residual, their second argument.
         """
         own = self._outputs[last]
         subject = f"{name} does not return the output of {self._names[last]}"

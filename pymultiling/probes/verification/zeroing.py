@@ -181,7 +181,8 @@ def _sublayer_runner(decoder: Decoder, layer: Layer, site: str, calls: dict[nn.M
     if site in ("q", "k"):
         return _probability_runner(decoder, layer, calls)
     run = _runner(layer.attention, calls)
-    return _normed(run if layer.sum_norms is None else _output_of(layer.o, run), layer.attention_norm)
+    returns_sum = layer.sum_norms is not None or bool(layer.sums)
+    return _normed(_output_of(layer.o, run) if returns_sum else run, layer.attention_norm)
 
 
 def _runner(module: nn.Module, calls: dict[nn.Module, _Call]) -> Callable[[], Tensor]:

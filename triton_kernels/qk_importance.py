@@ -42,7 +42,6 @@ from pymultiling.triton_kernels.qk_heads import (
 from pymultiling.triton_kernels.qk_means import key_means, softmax
 from pymultiling.triton_kernels.qk_sweep import (
     ARRAYS,
-    BESIDE_SINK,
     CAREFUL,
     LOG2_E,
     ONLINE,
@@ -141,7 +140,7 @@ def _site_importance(
             Key, Plain, Growth, Cos, Sin, Valid, Bias, Scratch,
             first, last, size, turned, length, window, scale, softcap,
             KEY_STRIDE, PLAIN_STRIDE, GROWTH_STRIDE, TABLE_STRIDE, KEYS,
-            BESIDE_SINK if SINKS else CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
+            CAREFUL, OF_KEYS, FAR, ROW_GROWTH, KEY_GROWTH, CAPPED, CAUSAL, BIASED, PRECISION,
         )  # fmt: skip
         if SINKS:
             exponent = log2_a_sink + shift - peak - log2_total

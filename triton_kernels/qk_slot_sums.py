@@ -34,6 +34,7 @@ FEW = tl.constexpr(1)  # for rows of at most SLOTS keys, from which nothing is d
 CAREFUL = tl.constexpr(2)  # for any t
 
 LARGEST_EXPONENT = tl.constexpr(30.0)  # largest |t| of SHORT and FEW: beyond it the fourth power of 2^t overflows
+SMALLEST_MEAN = tl.constexpr(-0.5)  # of m in each half, so that 1 + m keeps its digits
 # If |t| is below this for all rows and neurons, SHORT loses digits in all of them.
 SMALLEST_EXPONENT = tl.constexpr(0.125)
 # Smallest ratio of the Z from half of the draws to Z: below it the error loses digits.
@@ -137,42 +138,48 @@ def _large_change(t, log2_w, log2_a, sink_exponent, SINKS: tl.constexpr):
     top = tl.max(t + log2_w[:, None], 0)
     if SINKS:
         top = tl.maximum(top, sink_exponent)
-    p = tl.exp2(t + log2_w[:, None] - top[None, :])
-    total = tl.sum(p, 0)
+    total = tl.sum(tl.exp2(t + log2_w[:, None] - top[None, :]), 0)
     if SINKS:
         total += tl.exp2(sink_exponent - top)
-    change = p * (1.0 / total)[None, :] - tl.exp2(log2_w)[:, None]
+    log2_total = tl.log2(total)
+    exponent = t + log2_w[:, None] - top[None, :] - log2_total[None, :]
+    change = change_of_weight(log2_w[:, None], t - (top + log2_total)[None, :], exponent)
     ratio = tl.where(log2_w == -float("inf"), 0.0, tl.exp2(log2_a - log2_w))
     return tl.sum(ratio[:, None] * (change * change), 0)
 
 
 @triton.jit
 def _careful_row(t, spot, log2_sink, SINKS: tl.constexpr):
-    """Returns what `_row` returns, but correct for any t."""
+    """Returns what `_row` returns, but correct for any t.
+
+    Logarithms of large scores have lost digits, so that neurons whose sums need no logarithms keep them.
+    """
     even, odd = tl.load(spot + EVEN * CELL), tl.load(spot + ODD * CELL)
     even_a, odd_a = tl.load(spot + EVEN_A * CELL), tl.load(spot + ODD_A * CELL)
     w = (even + odd) / 2.0
     mean = _finite_or_nan(tl.sum(w[:, None] * t, 0))
     t -= mean[None, :]
+    u = exp2_minus_1(t)
     largest = tl.max(t, 0)
+    least_m = tl.minimum(tl.sum(even[:, None] * u, 0), tl.sum(odd[:, None] * u, 0))
+    sink_change = log2_sink
     if SINKS:
+        sink_change = change_of_weight(log2_sink, -mean, log2_sink - mean)
         largest = tl.maximum(largest, -mean)
-    if tl.max(largest, 0) > LARGEST_EXPONENT:
+        least_m += sink_change
+    fits = (largest <= LARGEST_EXPONENT) & (least_m > SMALLEST_MEAN)
+    importance = _squared_change(u, w, (even_a + odd_a) / 2.0, sink_change, SINKS)
+    even_change = _squared_change(u, even, even_a, sink_change, SINKS)
+    odd_change = _squared_change(u, odd, odd_a, sink_change, SINKS)
+    if tl.min(fits.to(tl.int32), 0) == 0:
         log2_a = tl.load(spot + LOG2_A * CELL)
         log2_even, log2_odd = tl.load(spot + LOG2_EVEN * CELL), tl.load(spot + LOG2_ODD * CELL)
         log2_w = tl.maximum(log2_even, log2_odd) - (log2_even != log2_odd).to(tl.float32)
         sink_exponent = log2_sink - mean
-        importance = _large_change(t, log2_w, log2_a, sink_exponent, SINKS)
-        even_change = _large_change(t, log2_even, log2_a, sink_exponent, SINKS)
-        half = (even_change - _large_change(t, log2_odd, log2_a, sink_exponent, SINKS)) / 2.0
-    else:
-        u = exp2_minus_1(t)
-        sink_change = log2_sink
-        if SINKS:
-            sink_change = change_of_weight(log2_sink, -mean, log2_sink - mean)
-        importance = _squared_change(u, w, (even_a + odd_a) / 2.0, sink_change, SINKS)
-        even_change = _squared_change(u, even, even_a, sink_change, SINKS)
-        half = (even_change - _squared_change(u, odd, odd_a, sink_change, SINKS)) / 2.0
+        importance = tl.where(fits, importance, _large_change(t, log2_w, log2_a, sink_exponent, SINKS))
+        even_change = tl.where(fits, even_change, _large_change(t, log2_even, log2_a, sink_exponent, SINKS))
+        odd_change = tl.where(fits, odd_change, _large_change(t, log2_odd, log2_a, sink_exponent, SINKS))
+    half = (even_change - odd_change) / 2.0
     return importance, half * half, tl.max(tl.abs(t), 0)
 
 

@@ -21,8 +21,6 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 POWER = tl.constexpr(0)  # sums of A u with u = 2^t - 1, unless 2^t overflows
 ONLINE = tl.constexpr(1)  # the largest log2(A 2^t), and log2 of sum A 2^t minus it, for any t
 CAREFUL = tl.constexpr(2)  # sums of A' - A for any t, from logarithms
-# The same, also where t is so large that its rounding exceeds 1: beside a sink the sum of A may be 0.
-BESIDE_SINK = tl.constexpr(3)
 
 # A is stored times 2^30, so that it only becomes 0 below 2^-156. Such a key only matters if its 2^t is infinite in
 # float32. Then the sums are not finite, and the rows are swept again.
@@ -201,8 +199,8 @@ def sweep(
 
     In the modes POWER and CAREFUL they are m = sum v, b1 = sum A v and b2 = sum v^2 with v = A (2^t - 1). In the mode
     ONLINE the first is the largest log2(A 2^t), the second is log2 sum A 2^t minus the first, and the third is zeros.
-    CAREFUL takes these two as peak and log2_total, and subtracts them from t. It does
-    so one after the other: where t is so large that its rounding exceeds 1, no A 2^t is then above 1.
+    CAREFUL takes these two as peak and log2_total, and subtracts them from t. It subtracts them from log2 A + t one
+    after the other: where t is so large that its rounding exceeds 1, no A 2^t is then above 1.
 
     t = near X + far W + grow S + shift is the shifted change of the attention scores, times log2(e). With a soft cap it
     is the change of the capped scores, and shift is added after the cap. S are the attention scores before the cap.
@@ -297,12 +295,6 @@ def sweep(
                     b1 = tl.where(new_max == -float("inf"), 0.0, b1)
                     m = new_max
                 if MODE == CAREFUL:
-                    before = tl.exp2(a)
-                    after = tl.exp2(a + t - peak - log2_total)
-                    t -= peak + log2_total
-                    v = tl.where(tl.abs(t) < 0.5, before * power_minus_1(t), after - before)
-                    a = before
-                if MODE == BESIDE_SINK:
                     v = change_of_weight(a, t - (peak + log2_total), a + t - peak - log2_total)
                     a = tl.exp2(a)
                 if MODE != ONLINE:

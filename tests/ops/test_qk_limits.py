@@ -1,5 +1,6 @@
 """qk_importance and qk_estimate at the limits of float32: tiny and huge soft caps, and huge or infinite scores."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,28 @@ def test_scores_that_float32_rounds_by_more_than_1_give_a_change_of_probabilitie
     problem = SMALL.problem(torch.float32)._replace(scale=scale)
     for values in importance(problem, mode=mode, backend=backend)[:2]:
         assert (values.isfinite() & (values <= 2.0001 * SMALL.length)).all() and values.any()
+
+
+@modes
+@pytest.mark.parametrize("change", [1e7, 1e9, 1e30])
+def test_a_key_without_probability_gets_all_of_it_by_a_huge_change_of_its_score(backend, mode, operator, change):
+    """Query neuron 0 and key neuron 1 hold down the first key's score, by so much that float32 rounds A to no change.
+
+    The last query sees 11 keys of 1/11 and one of 1e-10. Without one of the two neurons the latter has A' = 1.
+    """
+    problem = SMALL.problem(torch.float32)
+    q, k, q_plain, k_plain = (torch.zeros_like(x) for x in problem[:4])
+    q[:, :, -1, 1:3] = 1.0
+    k[:, :, 0, 0], k[:, :, 0, 2] = -1.0, math.log(1e-10)
+    q_plain[:, :, -1, 0], k_plain[:, :, 0, 1] = change, -change
+    unrotated = {"cos": torch.ones_like(problem.cos), "sin": torch.zeros_like(problem.sin)}
+    heads = {"q": q, "k": k, "q_plain": q_plain, "k_plain": k_plain}
+    results = importance(problem._replace(scale=1.0, **heads, **unrotated), mode=mode, backend=backend)[:2]
+    for neuron, values in enumerate(results):
+        expected = torch.zeros(SMALL.size)
+        expected[neuron] = 1 + 1 / 11
+        squared_rounding = SMALL.length * 2.0**-48  # of the probabilities of all rows, which other neurons leave as is
+        torch.testing.assert_close(values, expected.repeat(1, 2), rtol=1e-6, atol=squared_rounding)
 
 
 @modes

@@ -16,8 +16,9 @@ neuron. Forwards are without the head, except those of TransformerLens, which ca
 with its own "forward". It also chooses "eager" attention; the others run "sdpa".
 
 The column "differs" compares the numbers with pymultiling's: how many counts differ, or the largest difference, divided
-by the largest number of the same site. What depends on the weights alone is computed before the measurement, except in
-the rows of pymultiling that are not "in a pass".
+by the largest number of the same site. Other kernels round differently, so a gate next to 0 may change its sign and thereby
+a count by 1 (none with --dtype float64). What depends on the weights alone is computed before the measurement,
+except in the rows of pymultiling that are not "in a pass".
 """
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ def measure(folder: Path, dtype: str, length: int, rounds: int) -> list[dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of a Hugging Face model")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default: %(default)s)")
+    dtypes = ("float32", "bfloat16", "float64")
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help="(default: %(default)s)")
     parser.add_argument("--length", type=int, default=256, help="tokens in the document (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="number of times that each run is timed (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file to write")

@@ -16,9 +16,9 @@ neuron. Forwards are without the head, except those of TransformerLens, which ca
 with its own "forward". It also chooses "eager" attention; the others run "sdpa".
 
 The column "differs" compares the numbers with pymultiling's: how many counts differ, or the largest difference, divided
-by the largest number of the same site. Other kernels round differently, so a gate next to 0 may change its sign and thereby
-a count by 1 (none with --dtype float64). What depends on the weights alone is computed before the measurement,
-except in the rows of pymultiling that are not "in a pass".
+by the largest number of the same site. Kernels round differently, so a gate next to 0 may change its sign, and with it
+a count (none with --dtype float64). What depends on the weights alone is computed before the measurement, except in the
+rows of pymultiling that are not "in a pass".
 """
 
 from __future__ import annotations

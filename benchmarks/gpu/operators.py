@@ -34,8 +34,8 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     """
     stopwatch, rates = Stopwatch(device), ceilings_of(rows)
     for documents, length in ((workload.documents, workload.shape.length), *workload.batches):
-        shape = replace(workload.shape, length=length)
         for operator in (*MATRIX_OPERATORS, *QK):
+            shape = replace(workload.shape_of(operator), length=length)
             for case in cases(operator, shape, documents, device):
                 add_case(rows, case, BACKEND, stopwatch, rates)
 
@@ -43,9 +43,12 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
 def kernel_calls(workload: Workload, device: torch.device) -> dict[str, Callable[[], None]]:
     """Returns {name: function} whose functions call every kernel that `measure` needs."""
     batches = (workload.documents, *(documents for documents, _ in workload.batches))
-    shape = workload.shape
-    calls = {f"{name}, {n} x": partial(_call, name, shape, n, device) for n in batches for name in MATRIX_OPERATORS}
-    return {name: partial(_call, name, shape, workload.documents, device) for name in QK} | calls
+    calls = {
+        f"{name}, {n} x": partial(_call, name, workload.shape_of(name), n, device)
+        for n in batches
+        for name in MATRIX_OPERATORS
+    }
+    return {name: partial(_call, name, workload.shape, workload.documents, device) for name in QK} | calls
 
 
 def _call(operator: str, shape: Shape, documents: int, device: torch.device) -> None:

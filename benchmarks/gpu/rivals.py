@@ -31,7 +31,7 @@ def measure(rows: Rows, workload: Workload, device: torch.device) -> None:
     _add_liger(rows, gated, workload, stopwatch)
     for backend in ("torch", "torch.compile"):
         for operator in MATRIX_OPERATORS:
-            for case in cases(operator, shape, workload.documents, device):
+            for case in cases(operator, workload.shape_of(operator), workload.documents, device):
                 if backend == "torch" or (operator not in LOOPS and device.type == "cuda"):
                     torch.compiler.reset()
                     add_case(rows, case, backend, stopwatch, rates)

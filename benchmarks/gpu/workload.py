@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.operators.shapes import Shape
+from benchmarks.operators.shapes import GEMMA_4B, LLAMA_31_8B, Shape
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Workload:
         batches: (documents, length) of the other batches with which operators are timed.
         model_batches: (documents, length) of the other batches with which models are timed.
         smaller: sizes of a second decoder.
+        normed: sizes of a layer with norms behind its sublayers, with which the operator for these is timed.
         head_sizes: dimensions of a head with which operators on queries and keys are timed.
         inputs: number of inputs with which each operator is compared with float64; None: all.
     """
@@ -37,12 +38,17 @@ class Workload:
     batches: tuple[tuple[int, int], ...]
     model_batches: tuple[tuple[int, int], ...]
     smaller: Shape
+    normed: Shape
     head_sizes: tuple[int, ...] = (32, 64, 128, 256)
     inputs: int | None = None
 
+    def shape_of(self, operator: str) -> Shape:
+        """Returns the sizes of the layer with which an operator on matrices is timed."""
+        return self.normed if operator == "normed_energy" else self.shape
+
 
 LLAMA_8B = Workload(
-    Shape("Llama-3.1-8B", hidden=4096, layers=32, heads=32, kv_heads=8, ffn=14336, length=512),
+    LLAMA_31_8B,
     documents=8,
     vocabulary=128256,
     rounds=9,
@@ -53,6 +59,7 @@ LLAMA_8B = Workload(
     batches=((100, 40), (400, 40)),
     model_batches=((1, 512), (100, 40)),
     smaller=Shape("Llama-3.2-1B", hidden=2048, layers=16, heads=32, kv_heads=8, ffn=8192, length=512),
+    normed=GEMMA_4B,
 )
 TINY = Shape("tiny", hidden=32, layers=1, heads=2, kv_heads=1, ffn=40, length=16)
 REHEARSAL = Workload(
@@ -66,6 +73,7 @@ REHEARSAL = Workload(
     batches=((3, 5),),
     model_batches=((1, 16),),
     smaller=replace(TINY, name="tinier", hidden=16),
+    normed=replace(TINY, name="normed", hidden=24, size=16, normed=True),
     head_sizes=(16,),
     inputs=1,
 )

@@ -1,4 +1,4 @@
-"""The phases of qk_importance and qk_estimate, found in their machine code, and how often an item runs each of them.
+"""The phases of kernels, found in their machine code, and how often an item runs each of them.
 
 An item is a tile of query rows of a head, which sees a number of keys. Its phases are loops over keys or rows, with the
 loops inside them. They are recognised by their order in the code and by their exponentials. The code of the item that
@@ -16,7 +16,6 @@ from pymultiling.triton_kernels.qk_means import VALUES
 from pymultiling.triton_kernels.qk_sweep import ROWS
 
 KEYS = 64  # of a tile in bfloat16
-THREADS = 128  # of a program with heads of 128
 Code = list[machine_code.Instruction]
 
 
@@ -104,8 +103,8 @@ def phases_of_importance(code: Code) -> list[Phase]:
     ]
 
 
-def phases_of_estimate(code: Code) -> list[Phase]:
-    """Returns the phases of Triton's qk_estimate for heads of 128 that are rotated.
+def phases_of_estimate(code: Code, threads: int = 128) -> list[Phase]:
+    """Returns the phases of Triton's qk_estimate for heads that are rotated or have norms.
 
     The loops of an item are the attention scores, the choice of slots (loops over tiles of keys, some of which take
     several tiles in a pass), the sums of rows with few keys, the sums of other rows, the sums from logarithms, and the
@@ -115,17 +114,45 @@ def phases_of_estimate(code: Code) -> list[Phase]:
     scores, *choice, _few, rows, _careful, _add_up = item.inner
     return [
         Phase("attention scores", scores.code, lambda keys: ceil(keys / KEYS)),
-        *(_choice(loop.code) for loop in choice),
+        *(_choice(loop.code, threads) for loop in choice),
         Phase("rows", rows.code, lambda keys: ROWS.value),
         Phase("once", _usual_code(item), lambda keys: 1),
     ]
 
 
-def _choice(code: Code) -> Phase:
-    """Returns the phase of a loop over tiles of attention scores. 128 threads load one or several tiles in a pass."""
+def _choice(code: Code, threads: int) -> Phase:
+    """Returns the phase of a loop over tiles of attention scores, of which a program's threads load some in a pass."""
     loads = sum(instruction.opcode == "LDG.E.128" for instruction in code)
-    tiles = loads * 4 * THREADS // (ROWS.value * KEYS)
+    tiles = loads * 4 * threads // (ROWS.value * KEYS)
     return Phase("choice of keys", code, lambda keys: ceil(keys / KEYS) / tiles)
+
+
+def phases_of_normed(code: Code, group: int, outputs: int, block: int) -> list[Phase]:
+    """Returns the phases of Triton's normed_energy. An item is a tile of tokens, the number of which does not matter.
+
+    The loops of an item are the squares of the outputs; the products with the weight, within a loop over heads if
+    neurons have several columns; and the squares of a neuron's columns.
+
+    Args:
+        code: of the kernel.
+        group: columns of a neuron.
+        outputs: D, the outputs of the linear map.
+        block: outputs of a pass.
+    """
+    item = item_loop(code)
+    squares, products, *forms = item.inner
+    (weights,) = products.inner if group > 1 else (products,)
+    passes = ceil(outputs / block)
+    heads = [] if group == 1 else [Phase("heads", products.own(), lambda _: group)]
+    return [
+        Phase("squares of the outputs", squares.code, lambda _: passes),
+        Phase("products with the weight", weights.code, lambda _: group * passes),
+        *heads,
+        # The loop over pairs of columns, within that over columns, has (group - 1) / 2 passes on average.
+        *(Phase("columns of a neuron", form.own(), lambda _: group) for form in forms),
+        *(Phase("pairs of columns", x.code, lambda _: group * (group - 1) / 2) for form in forms for x in form.inner),
+        Phase("once", item.own(), lambda _: 1),
+    ]
 
 
 def _usual_code(item: Loop) -> Code:

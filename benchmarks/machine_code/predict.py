@@ -21,6 +21,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pandas
@@ -37,31 +39,79 @@ from benchmarks.machine_code.phases import (
     phases_of_estimate,
     phases_of_importance,
 )
-from benchmarks.machine_code.sass import parse
+from benchmarks.machine_code.sass import Instruction, parse
+from benchmarks.operators.shapes import LLAMA_31_8B, Shape
 from pymultiling.triton_kernels.qk_sweep import ROWS
+from pymultiling.triton_kernels.variant import Variant
 
-CHIP, VARIANT = "sm_90", "bf16, d = 128, pre"
+CHIP = "sm_90"
 MULTIPROCESSORS, CLOCK = 132, 1.755e9
-LAYERS, DOCUMENTS, HEADS, TOKENS, SIZE, LANES = 32, 8, 32, 512, 128, 32
-PHASES = {"qk_importance": phases_of_importance, "qk_estimate": phases_of_estimate}
+DOCUMENTS, LANES = 8, 32
+OPERATORS = ("qk_importance", "qk_estimate")
 CUDA_SOURCE = Path(__file__).parents[2] / "csrc/cuda/qk_importance/qk_importance_kernel.cu"
 CUDA_WARPS, CUDA_OTHER_INSTRUCTIONS = 4, 2.0  # per scheduler: two blocks of 8 warps; for each element
 
-ITEMS = range(ROWS.value, TOKENS + 1, ROWS.value)  # keys that the tiles of rows of a head see
+
+def items(shape: Shape) -> range:
+    """Returns the keys that each tile of rows of a head sees."""
+    return range(ROWS.value, shape.length + 1, ROWS.value)
 
 
-def milliseconds(clocks_of_a_head: float) -> float:
-    """Converts the clocks of a scheduler for all tiles of a head into the time of the workload."""
-    return 1e3 * clocks_of_a_head * LAYERS * DOCUMENTS * HEADS / (MULTIPROCESSORS * CLOCK)
+def milliseconds(clocks_of_a_head: float, shape: Shape) -> float:
+    """Converts the clocks of a scheduler for all tiles of a head into the time of all layers of a batch."""
+    return 1e3 * clocks_of_a_head * shape.layers * DOCUMENTS * shape.heads / (MULTIPROCESSORS * CLOCK)
 
 
-def triton_kernel(operator: str) -> tuple[list[Phase], int]:
-    """Compiles a kernel. Returns its phases and the resident warps of a scheduler."""
-    variant = variants(CHIP)[operator, VARIANT]
-    kernel = compile_variant(variant, CHIP)
-    used = resources(kernel)
-    warps = CHIPS[CHIP].resident_warps(used["registers"], used["shared"], variant.num_warps) // SCHEDULERS
-    return PHASES[operator](parse(machine_code(kernel))), warps
+def qk_variant(operator: str, shape: Shape, target: str = CHIP) -> Variant:
+    """Returns the kernel for a model's heads."""
+    if not shape.normed:
+        return variants(target)[operator, f"bf16, d = {shape.head_size}, pre"]
+    capped = variants(target)[operator, f"bf16, d = {shape.head_size}, norm, cap"]
+    return replace(capped, name=f"bf16, d = {shape.head_size}, norm", constants={**capped.constants, "CAPPED": False})
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel for CHIP.
+
+    Attributes:
+        code: its instructions.
+        block: warps of a program on each scheduler.
+        resident: warps that are resident on a scheduler.
+    """
+
+    code: list[Instruction]
+    block: int
+    resident: int
+
+    @classmethod
+    def of(cls, variant: Variant) -> "Compiled":
+        """Compiles a kernel."""
+        kernel = compile_variant(variant, CHIP)
+        used = resources(kernel)
+        resident = CHIPS[CHIP].resident_warps(used["registers"], used["shared"], variant.num_warps)
+        return cls(parse(machine_code(kernel)), variant.num_warps // SCHEDULERS, resident // SCHEDULERS)
+
+
+@cache
+def qk_clocks(operator: str, shape: Shape) -> tuple[int, list[tuple[str, list[float]]]]:
+    """Returns the resident warps of a scheduler, and (phase, clocks for a head's tiles on each of MACHINES)."""
+    kernel = Compiled.of(qk_variant(operator, shape))
+    if operator == "qk_estimate":
+        phases = phases_of_estimate(kernel.code, kernel.block * SCHEDULERS * LANES)
+    else:
+        phases = phases_of_importance(kernel.code)
+
+    def clocks(phase: Phase, machine: Machine) -> float:
+        return kernel.block * clocks_of_items([phase], items(shape), kernel.resident, machine)
+
+    return kernel.resident, [(phase.name, [clocks(phase, machine) for machine in MACHINES]) for phase in phases]
+
+
+def qk_milliseconds(operator: str, shape: Shape) -> list[float]:
+    """Returns the time of q and k of all layers, on each of MACHINES."""
+    _, phases = qk_clocks(operator, shape)
+    return [milliseconds(sum(clocks), shape) for clocks in zip(*(clocks for _, clocks in phases))]
 
 
 def compile_cuda() -> str | None:
@@ -75,19 +125,21 @@ def compile_cuda() -> str | None:
         return cubin.disassemble(out.read_bytes())
 
 
-def cuda_milliseconds(sass: str, machine: Machine) -> float:
+def cuda_milliseconds(sass: str, machine: Machine, shape: Shape) -> float:
     """Returns the time of the CUDA C++ kernel."""
     sweep, elements_of_a_pass = cuda_sweep(parse(sass))
     clocks = simulate(sweep, CUDA_WARPS, machine) / elements_of_a_pass
     clocks *= 1 + CUDA_OTHER_INSTRUCTIONS * elements_of_a_pass / len(sweep)
-    elements = sum(ROWS.value * keys for keys in ITEMS) * 2 * SIZE / LANES  # query and key neurons, of a lane
-    return milliseconds(clocks * elements / SCHEDULERS)
+    # query and key neurons, of a lane
+    elements = sum(ROWS.value * keys for keys in items(shape)) * 2 * shape.head_size / LANES
+    return milliseconds(clocks * elements / SCHEDULERS, shape)
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if triton.knobs.runtime.interpret:
         sys.exit("TRITON_INTERPRET is set, so that Triton interprets kernels and compiles nothing: unset it.")
+    shape = LLAMA_31_8B
     shares: list[dict[str, object]] = []
     times: list[dict[str, object]] = []
 
@@ -95,17 +147,17 @@ def main() -> None:
         numbers = {"expected ms": round(expected), "fast": round(fast), "slow": round(slow)}
         times.append({"kernel": kernel, "warps per scheduler": warps, **numbers})
 
-    for operator in PHASES:
-        phases, warps = triton_kernel(operator)
-        # A program has a warp for every scheduler.
-        each = [[clocks_of_items([phase], ITEMS, warps, machine) for phase in phases] for machine in MACHINES]
-        add_time(operator, warps, *(milliseconds(sum(clocks)) for clocks in each))
-        by_name = pandas.Series(each[0], [phase.name for phase in phases]).groupby(level=0, sort=False).sum()
+    for operator in OPERATORS:
+        warps, phases = qk_clocks(operator, shape)
+        add_time(operator, warps, *qk_milliseconds(operator, shape))
+        expected = pandas.Series([clocks[0] for _, clocks in phases], [name for name, _ in phases])
+        by_name = expected.groupby(level=0, sort=False).sum()
         for name, share in (by_name / by_name.sum()).items():
             shares.append({"kernel": operator, "phase": name, "share": f"{share:.0%}"})
     sass = compile_cuda()
     if sass is not None:
-        add_time("qk_importance, CUDA C++", CUDA_WARPS, *(cuda_milliseconds(sass, machine) for machine in MACHINES))
+        each = (cuda_milliseconds(sass, machine, shape) for machine in MACHINES)
+        add_time("qk_importance, CUDA C++", CUDA_WARPS, *each)
     print(pandas.DataFrame(shares).to_string(index=False), end="\n\n")
     print(pandas.DataFrame(times).to_string(index=False))
 

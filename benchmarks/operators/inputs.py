@@ -154,22 +154,21 @@ def nearest_neighbors(layer: Layer) -> Iterator[Input]:
 
 
 def normed_energy(layer: Layer) -> Iterator[Input]:
-    """Value neurons of an attention block whose output is normalised."""
+    """Value neurons of an attention block whose output is normalised, and the neurons of such an FFN."""
     shape = layer.shape
-    x, weight = layer.matrix(shape.hidden), layer.matrix(shape.hidden, shape.hidden)
     multiplier = torch.rand(shape.hidden, device=layer.device, dtype=layer.dtype)
-    grams = (
-        ops.value_gram(w, shape.kv_heads, shape.head_size)
-        for w in (weight, upcast(weight) * upcast(multiplier)[:, None])
-    )
-    arguments = (x, x @ weight.T, weight, multiplier, *grams, 1e-6)
     ids, count, *grouped = layer.grouped
-    for columns in (False, True):
-        yield Input(
-            (*arguments, ids, count, columns, *grouped),
-            _size(x),
-            "with columns" if columns else "",
-        )
+
+    def make(inputs: int, heads: int, size: int, columns: bool, variant: str) -> Input:
+        x, weight = layer.matrix(inputs), layer.matrix(inputs, shape.hidden)
+        scaled = upcast(weight) * upcast(multiplier)[:, None]
+        grams = (ops.value_gram(w, heads, size) for w in (weight, scaled))
+        arguments = (x, x @ weight.T, weight, multiplier, *grams, 1e-6, ids, count, columns, *grouped)
+        return Input(arguments, ", ".join(filter(None, (f"{_size(x)} to {shape.hidden}", variant))), variant)
+
+    yield make(shape.mixed, shape.kv_heads, shape.head_size, False, "")
+    yield make(shape.mixed, shape.kv_heads, shape.head_size, True, "with columns")
+    yield make(shape.ffn, shape.ffn, 1, False, "ffn")
 
 
 def normed_value_energy(layer: Layer) -> Iterator[Input]:
@@ -178,7 +177,7 @@ def normed_value_energy(layer: Layer) -> Iterator[Input]:
     x = torch.randn(layer.documents, shape.kv_heads, shape.length, size, device=layer.device)
     r2 = x.square().mean(-1, keepdim=True)
     v, growth = (x / r2.sqrt()).to(layer.dtype), (r2 / (r2 - x.square() / size)).sqrt() - 1
-    tensors = problem.q, problem.k, v, growth, layer.matrix(shape.hidden, shape.hidden), problem.valid, None, None
+    tensors = problem.q, problem.k, v, growth, layer.matrix(shape.mixed, shape.hidden), problem.valid, None, None
     output = layer.matrix(shape.hidden, layer.documents * shape.length).view(layer.documents, shape.length, -1)
     norm = output, torch.ones(shape.hidden, device=layer.device)
     for behind, variant in ((norm, ""), ((None, None), "no norm behind")):
@@ -194,7 +193,7 @@ qk_importance = qk_estimate
 
 
 def value_energy(layer: Layer) -> Iterator[Input]:
-    shape, x = layer.shape, layer.matrix(layer.shape.hidden)
+    shape, x = layer.shape, layer.matrix(layer.shape.mixed)
     group = shape.heads // shape.kv_heads
     columns = torch.randn(shape.kv_heads, shape.head_size, group, 2 * group, device=layer.device)
     yield Input((x, columns @ columns.mT, *layer.grouped), _size(x))
@@ -202,7 +201,7 @@ def value_energy(layer: Layer) -> Iterator[Input]:
 
 def value_gram(layer: Layer) -> Iterator[Input]:
     shape = layer.shape
-    weight = layer.matrix(shape.hidden, shape.hidden)
+    weight = layer.matrix(shape.mixed, shape.hidden)
     # Not compared: its error is relative to the lengths of the columns (registry), not to each value.
     yield Input((weight, shape.kv_heads, shape.head_size), _size(weight), compared=False)
 

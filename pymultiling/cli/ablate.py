@@ -42,6 +42,7 @@ COMMAND = Command(
     whole=("revision",),
     example="pymultiling ablate --model Qwen/Qwen3-0.6B --neurons found/specific --texts en=en.heldout.txt "
     "--texts fr=fr.heldout.txt --out ablated",
+    draws=True,
 )
 
 

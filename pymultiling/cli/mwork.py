@@ -21,6 +21,7 @@ from pymultiling.cli.shared.options import (
     text_file,
     texts_of,
 )
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
@@ -45,6 +46,7 @@ COMMAND = Command(
     whole=("revision",),
     example="pymultiling mwork --model Qwen/Qwen3-0.6B --neurons found/neurons --text en=en.heldout.txt "
     "--text fr=fr.heldout.txt --search fr --out parts",
+    draws=True,
 )
 # Options with files whose records have their language, and options with a file for each language.
 FILE_OPTIONS = ("mgsm", "xquad", "xnli")
@@ -194,7 +196,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
         with record.stage("write"):
             table.to_csv(folder / "mwork.csv", index=False)
-            plots.save(plots.mwork(table), folder / "mwork.png")
+            save_plot(plots.mwork(table), folder, "mwork")
         spans = {"understanding": _span(understanding), "generation": _span(generation)}
         record.note(layers=layers, **spans, tasks={task.name: task.metric for task in tasks})
         record.write(folder)

@@ -15,6 +15,7 @@ from pymultiling.cli.shared.argument_types import code_and_name, language_codes,
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_encoding, add_model, require, text_file
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import POSITION_LABELS, TOP_SHARE, pmi_table
@@ -35,6 +36,7 @@ COMMAND = Command(
     whole_facts=("scores",),
     example="pymultiling pmi --model Qwen/Qwen3-0.6B --inputs sentences.tsv --source de --others es,ru,fr "
     "--target en --out parallel",
+    draws=True,
 )
 TASKS = ("translation", "math", "nli", "free")
 PARAPHRASE, BACK_TRANSLATION = "paraphrase", "back-translation"
@@ -352,7 +354,7 @@ def _compare(
 
 
 def _write(comparison: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:
-    """Writes table.csv, by_layer.csv, pmi.png, counts/ with one file per kind of prompt, and answers.jsonl.
+    """Writes table.csv, by_layer.csv, the plot pmi, counts/ with one file per kind of prompt, and answers.jsonl.
 
     With --count-only there are no answers, and no answers.jsonl. The field "item" of answers.jsonl counts from 0,
     without the items that --shots shows as examples: with --shots 2, item 0 is the third item of the file.
@@ -375,4 +377,4 @@ def _write(comparison: Comparison, task: ParallelTask, source: str, folder: Path
                     "answers": dict(zip(comparison.answers, answers)),
                 }
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    plots.save(plots.pmi(comparison.table, comparison.statistics, positions), folder / "pmi.png")
+    save_plot(plots.pmi(comparison.table, comparison.statistics, positions), folder, "pmi")

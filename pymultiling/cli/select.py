@@ -31,6 +31,7 @@ COMMAND = Command(
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
     whole_facts=("rule",),
     example="pymultiling select found --fraction 0.01 --share 0.5 --out smaller",
+    draws=True,
 )
 
 

@@ -69,15 +69,16 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE|DIR",
         action="append",
         help="neurons of one language that detect wrote, such as fr=found/neurons/fr.safetensors, or a folder of such "
-        "sets, such as found/neurons, which are named after their files, or the results of detect, of which specific "
-        "is read; may be repeated",
+        "sets, such as found/neurons, which are named after their files, or the folder that detect wrote, such as "
+        "found, whose folder specific is read; may be repeated",
     )
     tasks = parser.add_argument_group(
         "tasks",
-        "At least one is needed. --mgsm, --exemplars, --xquad, --contexts and --xnli are .jsonl files (may be .gz or "
-        ".zst) in which each record has its language in the field lang. --msvamp, --xcopa, --xcsqa, --xlsum and "
-        "--boolq take one such file per language, such as fr=fr.jsonl, and are repeated for each language. Each is "
-        "given as a path, a URL or a pattern.",
+        "At least one is needed. --mgsm, --exemplars, --xquad, --contexts and --xnli take one file with all "
+        "languages, in which each record has its language in the field lang (XNLI calls it language). --msvamp, "
+        "--xcopa, --xcsqa, --xlsum and --boolq take a file for each language, such as fr=fr.jsonl, and are repeated. "
+        "Files are .jsonl, .tsv with the columns' names in the first line (both may be .gz or .zst) or .parquet. Each "
+        "is given as a path, a URL or a pattern.",
     )
     tasks.add_argument(
         "--text",
@@ -100,7 +101,9 @@ def add(commands: Commands) -> None:
     )
     tasks.add_argument("--xquad", metavar="FILE", help="XQuAD: questions on paragraphs, and answers; needs --contexts")
     tasks.add_argument("--contexts", metavar="FILE", help="the paragraphs that --xquad asks about")
-    tasks.add_argument("--xnli", metavar="FILE", help="XNLI: premises and hypotheses, as xnli.test.jsonl of XNLI 1.0")
+    tasks.add_argument(
+        "--xnli", metavar="FILE", help="XNLI: premises and hypotheses, as xnli.test.jsonl or xnli.test.tsv of XNLI 1.0"
+    )
     for name, description in (
         ("msvamp", "MSVAMP: arithmetic word problems, as test_French.json; needs --exemplars"),
         ("xcopa", "XCOPA: premises and two choices; it has no English: give COPA with the same fields"),

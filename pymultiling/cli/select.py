@@ -46,8 +46,9 @@ def add(commands: Commands) -> None:
     add_selection(parser).add_argument(
         "--mean",
         action="store_true",
-        help="instead select the neurons whose mean importance over the documents is the largest, of which any "
-        "fraction can be selected (default: they are selected by the documents in which they are important)",
+        help="select the neurons with the largest mean importance over the documents; --fraction, --ffn and "
+        "--attention may be any fraction then (default: select by --share, the fraction of the documents in which a "
+        "neuron is among the most important)",
     )
     add_out(parser)
 

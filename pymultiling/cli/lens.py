@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     import pandas
 
     from pymultiling.methods.lens import count_top_tokens, lens_language_codes, lens_tables
-    from pymultiling.passes.corpus_pass import Options
+    from pymultiling.passes.job import Options
     from pymultiling.results import plots
     from pymultiling.runtime.processes import is_first_process
 

@@ -42,6 +42,7 @@ COMMAND = Command(
     whole=("revision",),
     example="pymultiling ablate --model Qwen/Qwen3-0.6B --neurons found/specific --texts en=en.heldout.txt "
     "--texts fr=fr.heldout.txt --out ablated",
+    draws=True,
 )
 
 
@@ -54,8 +55,8 @@ def add(commands: Commands) -> None:
         action="append",
         required=True,
         help="a set of neurons that detect wrote, such as fr=found/specific/fr.safetensors, or a folder of such sets, "
-        "such as found/specific, which are named after their files, or the results of detect, of which specific is "
-        "read; may be repeated",
+        "such as found/specific, which are named after their files, or the folder that detect wrote, such as found, "
+        "whose folder specific is read; may be repeated",
     )
     parser.add_argument(
         "--texts",
@@ -93,7 +94,7 @@ def add(commands: Commands) -> None:
         "they are multiplied by --scale)",
     )
     add_model(parser)
-    add_documents(parser)
+    add_documents(parser, perplexity=True)
     add_chat_template(parser)
     add_pass(parser)
 

@@ -12,6 +12,7 @@ from pymultiling.cli.shared.argument_types import fraction
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.earlier_results import read_counts
 from pymultiling.cli.shared.options import add_out
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import start_record
 from pymultiling.results.folders import result_folder
 
@@ -28,6 +29,7 @@ COMMAND = Command(
     about="FFN neurons by the languages in whose text they are active most often.",
     papers={"2402.16438": "counts of active neurons, LAPE", "2505.21505": "kinds of neuron"},
     example="pymultiling classify --counts counted/counts --out classified",
+    draws=True,
 )
 
 
@@ -156,7 +158,7 @@ def _run_lape(arguments: argparse.Namespace, counts: Mapping[str, ActivationStat
     sets = lape(counts, top=arguments.top, bar=arguments.bar)
     save_sets(sets, folder / "neurons")
     NeuronSet.to_lape(list(sets.values()), folder / "lape.pth")
-    plots.save(plots.neurons_by_layer(sets, "Neurons of a language by LAPE"), folder / "neurons.png")
+    save_plot(plots.neurons_by_layer(sets, "Neurons of a language by LAPE"), folder, "neurons")
     for language, neurons in sets.items():
         print(f"{language}: {len(neurons):,} neurons")
 
@@ -166,6 +168,6 @@ def _write_change(change: TernaryChange, folder: Path) -> None:
 
     for name in ("kinds", "layers", "histogram", "languages"):
         getattr(change, name).to_csv(folder / f"change_{name}.csv", index=name != "layers")
-    plots.save(plots.ternary_change(change), folder / "change.png")
+    save_plot(plots.ternary_change(change), folder, "change")
     print("\nneurons of each kind before and after")
     print(change.kinds.round(3).to_string())

@@ -39,6 +39,7 @@ COMMAND = Command(
     },
     whole=("revision",),
     example="pymultiling count --model Qwen/Qwen3-0.6B --corpus en=en.txt --corpus fr=fr.txt --out counted",
+    draws=True,
 )
 
 

@@ -44,6 +44,7 @@ COMMAND = Command(
     about="The neurons that matter for each language's text, and what happens without them.",
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
     example="pymultiling demo --out demo",
+    draws=True,
 )
 
 

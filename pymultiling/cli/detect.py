@@ -40,6 +40,7 @@ COMMAND = Command(
     whole=("revision",),
     whole_facts=("rule",),
     example="pymultiling detect --model Qwen/Qwen3-0.6B --corpus en=en.txt --corpus fr=fr.txt --out found",
+    draws=True,
 )
 
 

@@ -22,6 +22,7 @@ from pymultiling.cli.shared.options import (
     text_file,
     texts_of,
 )
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import check_output_folder, result_folder
 from pymultiling.results.run import Run
@@ -35,6 +36,7 @@ COMMAND = Command(
     papers={"2503.11280": "one space of languages, training all but the early layers"},
     whole=("revision",),
     example="pymultiling ilo --model Qwen/Qwen3-0.6B --parallel sentences.tsv --languages en,fr,de,es,ru --out space",
+    draws=True,
 )
 
 
@@ -137,7 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
                 cka_table = cka(embeddings, device=model.device)
     with result_folder(out) as folder:
         table.to_csv(folder / "ilo.csv", index=False)
-        plots.save(plots.ilo(table), folder / "ilo.png")
+        save_plot(plots.ilo(table), folder, "ilo")
         means = table.groupby("layer")[["bridge", "reach", "ilo"]].mean()
         if are_parallel:
             retrieval_table.to_csv(folder / "retrieval.csv", index=False)

@@ -19,6 +19,7 @@ from pymultiling.cli.shared.options import (
     pass_options,
     refuse_duplicates,
 )
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import start_pass_record
 from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
@@ -32,6 +33,7 @@ COMMAND = Command(
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
     whole=("revision",),
     example="pymultiling lens --model Qwen/Qwen3-0.6B --texts fr=fr.txt --languages en,fr --out decoded",
+    draws=True,
 )
 MIN_SHOWN = 0.02  # a language is printed if some layer has at least this fraction of it
 MAX_SHOWN = 11  # languages, so that a line has at most 80 columns
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     import pandas
 
     from pymultiling.methods.lens import count_top_tokens, lens_language_codes, lens_tables
-    from pymultiling.passes.corpus_pass import Options
+    from pymultiling.passes.job import Options
     from pymultiling.results import plots
     from pymultiling.runtime.processes import is_first_process
 
@@ -101,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
         tables = lens_tables(counts, tokenizer, codes, progress=not arguments.quiet)
     with result_folder(arguments.out) as folder:
         for name, table in tables.items():
-            plots.save(plots.lens(table), folder / f"lens_{name}.png")
+            save_plot(plots.lens(table), folder, f"lens_{name}")
         all_tables = pandas.concat(tables, names=["texts"]).reset_index("texts")
         all_tables.to_csv(folder / "lens.csv", index=False, float_format="%.6f")
         record.note(texts={name: asdict(table.attrs["corpus"]) for name, table in tables.items()})

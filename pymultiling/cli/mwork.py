@@ -21,6 +21,7 @@ from pymultiling.cli.shared.options import (
     text_file,
     texts_of,
 )
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.cli.shared.stdin import with_stdin
 from pymultiling.results.folders import result_folder
@@ -45,6 +46,7 @@ COMMAND = Command(
     whole=("revision",),
     example="pymultiling mwork --model Qwen/Qwen3-0.6B --neurons found/neurons --text en=en.heldout.txt "
     "--text fr=fr.heldout.txt --search fr --out parts",
+    draws=True,
 )
 # Options with files whose records have their language, and options with a file for each language.
 FILE_OPTIONS = ("mgsm", "xquad", "xnli")
@@ -67,15 +69,16 @@ def add(commands: Commands) -> None:
         metavar="LANGUAGE=FILE|DIR",
         action="append",
         help="neurons of one language that detect wrote, such as fr=found/neurons/fr.safetensors, or a folder of such "
-        "sets, such as found/neurons, which are named after their files, or the results of detect, of which specific "
-        "is read; may be repeated",
+        "sets, such as found/neurons, which are named after their files, or the folder that detect wrote, such as "
+        "found, whose folder specific is read; may be repeated",
     )
     tasks = parser.add_argument_group(
         "tasks",
-        "At least one is needed. --mgsm, --exemplars, --xquad, --contexts and --xnli are .jsonl files (may be .gz or "
-        ".zst) in which each record has its language in the field lang. --msvamp, --xcopa, --xcsqa, --xlsum and "
-        "--boolq take one such file per language, such as fr=fr.jsonl, and are repeated for each language. Each is "
-        "given as a path, a URL or a pattern.",
+        "At least one is needed. --mgsm, --exemplars, --xquad, --contexts and --xnli take one file with all "
+        "languages, in which each record has its language in the field lang (XNLI calls it language). --msvamp, "
+        "--xcopa, --xcsqa, --xlsum and --boolq take a file for each language, such as fr=fr.jsonl, and are repeated. "
+        "Files are .jsonl, .tsv with the columns' names in the first line (both may be .gz or .zst) or .parquet. Each "
+        "is given as a path, a URL or a pattern.",
     )
     tasks.add_argument(
         "--text",
@@ -98,7 +101,9 @@ def add(commands: Commands) -> None:
     )
     tasks.add_argument("--xquad", metavar="FILE", help="XQuAD: questions on paragraphs, and answers; needs --contexts")
     tasks.add_argument("--contexts", metavar="FILE", help="the paragraphs that --xquad asks about")
-    tasks.add_argument("--xnli", metavar="FILE", help="XNLI: premises and hypotheses, as xnli.test.jsonl of XNLI 1.0")
+    tasks.add_argument(
+        "--xnli", metavar="FILE", help="XNLI: premises and hypotheses, as xnli.test.jsonl or xnli.test.tsv of XNLI 1.0"
+    )
     for name, description in (
         ("msvamp", "MSVAMP: arithmetic word problems, as test_French.json; needs --exemplars"),
         ("xcopa", "XCOPA: premises and two choices; it has no English: give COPA with the same fields"),
@@ -194,7 +199,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
         with record.stage("write"):
             table.to_csv(folder / "mwork.csv", index=False)
-            plots.save(plots.mwork(table), folder / "mwork.png")
+            save_plot(plots.mwork(table), folder, "mwork")
         spans = {"understanding": _span(understanding), "generation": _span(generation)}
         record.note(layers=layers, **spans, tasks={task.name: task.metric for task in tasks})
         record.write(folder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from pymultiling.cli.shared.argument_types import code_and_name, language_codes,
 from pymultiling.cli.shared.command import Command, Commands, Group, add_command
 from pymultiling.cli.shared.loading import load
 from pymultiling.cli.shared.options import add_encoding, add_model, require, text_file
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import result_folder
 from pymultiling.results.tables import POSITION_LABELS, TOP_SHARE, pmi_table
@@ -33,11 +36,13 @@ COMMAND = Command(
     whole_facts=("scores",),
     example="pymultiling pmi --model Qwen/Qwen3-0.6B --inputs sentences.tsv --source de --others es,ru,fr "
     "--target en --out parallel",
+    draws=True,
 )
 TASKS = ("translation", "math", "nli", "free")
 PARAPHRASE, BACK_TRANSLATION = "paraphrase", "back-translation"
 WAYS_TO_MAKE = ("translation", PARAPHRASE, BACK_TRANSLATION)
 DEFAULT_PARAPHRASES = 3
+LANGUAGE_FILE = re.compile(r"([\w~-]+)=(.+)")  # CODE=FILE; a path or a URL with = in it has other characters before it
 
 
 def add(commands: Commands) -> None:
@@ -45,12 +50,15 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, COMMAND, run)
     parser.add_argument(
         "--inputs",
-        metavar="FILE",
+        metavar="FILE|CODE=FILE",
+        action="append",
         required=True,
-        help="the same texts in several languages. For the tasks translation and free: a .tsv file with one column "
-        "per language and the language codes in the first line. For math and nli: a .jsonl file whose records have the "
-        "fields lang and id, and question and answer (math) or premise, hypothesis and label (nli). It may be "
-        "compressed (.gz, .zst), and is given as a path or a URL",
+        help="the same texts in several languages: a file with all languages, or CODE=FILE, such as de=de.jsonl, once "
+        "for each language. For the tasks translation and free: a .tsv file with one column per language and the "
+        "language codes in the first line, or CODE=FILE of texts, one per line. For math and nli: a .jsonl, .tsv or "
+        ".parquet file whose records have the fields lang, id, and question and answer (math) or premise, hypothesis "
+        "and label (nli), or the fields of the published MSVAMP or XNLI. All but .parquet may be compressed (.gz, "
+        ".zst). A file is given as a path or a URL",
     )
     parser.add_argument(
         "--task",
@@ -173,7 +181,7 @@ def run(arguments: argparse.Namespace) -> None:
     record = start_record(arguments)
     with result_folder(arguments.out) as folder:
         task = _read_task(arguments)
-        record.note(corpora=hash_corpora({"inputs": arguments.inputs}))
+        record.note(corpora=hash_corpora({language or "inputs": file for language, file in _files(arguments).items()}))
         if arguments.make is not None:
             with record.stage("make"):
                 task = _with_made_inputs(arguments, task)
@@ -204,6 +212,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    _files(arguments)  # checks them
     if arguments.task in ("translation", "free"):
         require(arguments, ("target",), f"for --task {arguments.task} ")
     if arguments.task == "free" and not arguments.instruction:
@@ -235,7 +244,8 @@ def _read_task(arguments: argparse.Namespace) -> ParallelTask:
     """Returns the task with the inputs of its file, without those that a model is going to make."""
     from pymultiling.methods import pmi
 
-    inputs = text_file(arguments, arguments.inputs)
+    files = {language: text_file(arguments, file) for language, file in _files(arguments).items()}
+    inputs = files.pop("", None) or files
     if arguments.task == "math":
         return pmi.math(inputs)
     if arguments.task == "nli":
@@ -249,6 +259,22 @@ def _read_task(arguments: argparse.Namespace) -> ParallelTask:
             languages = [name for name in languages if name in (arguments.source, arguments.pivot)]
     task = pmi.translation(inputs, target=arguments.target, languages=languages)
     return dataclasses.replace(task, name="free", template="free") if arguments.task == "free" else task
+
+
+def _files(arguments: argparse.Namespace) -> dict[str, str]:
+    """Returns {language: file} of --inputs, or {"": file} for a file with all languages."""
+    files: dict[str, str] = {}
+    for text in arguments.inputs:
+        match = LANGUAGE_FILE.fullmatch(text)
+        language, file = match.groups() if match else ("", text)
+        if language in files or "" in files or (files and not language):
+            arguments.parser.error(
+                f"argument --inputs: {text!r} is one too many: give one file with all languages, or CODE=FILE once for "
+                "each language"
+            )
+        # A shell expands ~ only at the beginning of a word.
+        files[language] = os.path.expanduser(file)  # noqa: PTH111 - Path would change URLs such as hf://...
+    return files
 
 
 def _made_names(arguments: argparse.Namespace) -> list[str]:
@@ -328,7 +354,7 @@ def _compare(
 
 
 def _write(comparison: Comparison, task: ParallelTask, source: str, folder: Path, positions: str) -> None:
-    """Writes table.csv, by_layer.csv, pmi.png, counts/ with one file per kind of prompt, and answers.jsonl.
+    """Writes table.csv, by_layer.csv, the plot pmi, counts/ with one file per kind of prompt, and answers.jsonl.
 
     With --count-only there are no answers, and no answers.jsonl. The field "item" of answers.jsonl counts from 0,
     without the items that --shots shows as examples: with --shots 2, item 0 is the third item of the file.
@@ -351,4 +377,4 @@ def _write(comparison: Comparison, task: ParallelTask, source: str, folder: Path
                     "answers": dict(zip(comparison.answers, answers)),
                 }
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    plots.save(plots.pmi(comparison.table, comparison.statistics, positions), folder / "pmi.png")
+    save_plot(plots.pmi(comparison.table, comparison.statistics, positions), folder, "pmi")

@@ -28,6 +28,7 @@ COMMAND = Command(
     whole=("revision",),
     whole_facts=("departures", "left_out"),
     example="pymultiling reproduce plnd --model Qwen/Qwen3-0.6B --data texts --minutes 10 --out reproduced",
+    draws=True,
 )
 
 

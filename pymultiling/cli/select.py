@@ -31,6 +31,7 @@ COMMAND = Command(
     papers={"2402.18815": "importance of neurons, language neurons and what happens without them"},
     whole_facts=("rule",),
     example="pymultiling select found --fraction 0.01 --share 0.5 --out smaller",
+    draws=True,
 )
 
 
@@ -45,8 +46,9 @@ def add(commands: Commands) -> None:
     add_selection(parser).add_argument(
         "--mean",
         action="store_true",
-        help="instead select the neurons whose mean importance over the documents is the largest, of which any "
-        "fraction can be selected (default: they are selected by the documents in which they are important)",
+        help="select the neurons with the largest mean importance over the documents; --fraction, --ffn and "
+        "--attention may be any fraction then (default: select by --share, the fraction of the documents in which a "
+        "neuron is among the most important)",
     )
     add_out(parser)
 

@@ -36,14 +36,16 @@ def add(commands: Commands) -> None:
         metavar="SETS",
         nargs="+",
         help="a set of neurons that detect wrote, such as found/specific/fr.safetensors or fr=found/neurons/"
-        "fr.safetensors, a folder of such sets, or the results of detect, of which specific is read",
+        "fr.safetensors, a folder of such sets, or the folder that detect wrote, such as found, whose folder specific "
+        "is read",
     )
     parser.add_argument(
         "--top",
         metavar="N",
         type=positive_integer,
-        help="print N neurons of each site of each set, those with the highest score, the mean importance, if the "
-        f"statistics of detect are beside the sets (default: {SHOWN} as text, all as CSV)",
+        help="print N neurons of each site of each set: those with the highest score, which is the mean importance, or "
+        "the first ones if the statistics of detect are not beside the sets "
+        f"(default: {SHOWN} as text, all as CSV)",
     )
     parser.add_argument(
         "--csv",

@@ -70,8 +70,8 @@ def add(commands: Commands) -> None:
         "--neurons",
         metavar="FILE|NAME=DIR",
         help="train only the parameters of these neurons: a set that detect wrote, such as "
-        "found/neurons/fr.safetensors, or fr=found/neurons, or the results of detect, fr=found, of which specific is "
-        "read",
+        "found/neurons/fr.safetensors; or NAME=DIR, the set of this name in a folder, such as fr=found/neurons, or in "
+        "the folder that detect wrote, such as fr=found, whose folder specific is read",
     )
     trained.add_argument(
         "--random",
@@ -82,7 +82,8 @@ def add(commands: Commands) -> None:
         "--freeze",
         metavar="N",
         type=whole_number,
-        help="train all but the first N layers, the embeddings and the language-model head; 0: train everything",
+        help="keep the first N layers, the embeddings and the language-model head as they are, and train the rest; 0: "
+        "train everything",
     )
     parser.add_argument(
         "--rate",
@@ -131,7 +132,7 @@ def add(commands: Commands) -> None:
         f"{TEXT_FORMATS}",
     )
     add_model(parser)
-    add_documents(parser)
+    add_documents(parser, perplexity=True)
     add_chat_template(parser)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from pymultiling.data.corpus_types import TextFile, as_text_file
+from pymultiling.data.parquet_rows import open_parquet, rows_of
 from pymultiling.data.rows import Record, extract_fields, parse_json_lines, readable_records
 from pymultiling.data.stored_files import StoredFile, stored_files
 from pymultiling.data.text_lines import COMPRESSED, ending, text_lines
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 KINDS = "a .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file"
 ENDINGS = (".txt", ".jsonl", ".parquet")
 OTHER_FIELD = "give the one that holds the texts as --field NAME (in Python pymultiling.TextFile)"
-# Records read at a time. pyarrow's default of 65,536 took 1.2 GB and six times as long for records of 4 kB (two cores,
-# 2026-11-22).
-PARQUET_ROWS = 1024
 
 
 class FileShard:
@@ -79,23 +77,15 @@ class FileShard:
             yield line
 
     def _read_parquet(self, raw: BinaryIO, fields: tuple[str, ...]) -> Iterator[Record]:
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
-            with parquet.ParquetFile(raw) as file:
-                names = file.schema_arrow.names
-                for field in fields:
-                    if field not in names:
-                        advice = OTHER_FIELD if len(fields) == 1 else "rename the right one"
-                        raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}: {advice}")
-                batches = file.iter_batches(PARQUET_ROWS, columns=list(fields))
-                rows = (row for batch in batches for row in batch.to_pylist())
-                for number, row in enumerate(rows, 1):
-                    self.done = number / file.metadata.num_rows
-                    yield extract_fields(row, fields, f"{self.name}, row {number}")
-        except pyarrow.ArrowException as error:
-            raise CorpusError(f"{self.name} is not a parquet file, or is damaged ({error}); write it again") from None
+        with open_parquet(raw, self.name) as file:
+            names = file.schema_arrow.names
+            for field in fields:
+                if field not in names:
+                    advice = OTHER_FIELD if len(fields) == 1 else "rename the right one"
+                    raise CorpusError(f"{self.name} has no column {field!r}, only {', '.join(names)}: {advice}")
+            for number, row in enumerate(rows_of(file, list(fields)), 1):
+                self.done = number / file.metadata.num_rows
+                yield extract_fields(row, fields, f"{self.name}, row {number}")
 
 
 def file_shards(source: str | Path | TextFile) -> list[FileShard]:

@@ -70,8 +70,13 @@ def _metadata(record: RunRecord, contents: Contents, model: str | None) -> str:
 
 def _tables_and_plots(files: list[str]) -> list[str]:
     tables = [f"`{name}`" for name in files if name.endswith(".csv")]
-    plots = [f"![{name}](<{name}>)" for name in files if name.endswith(".png")]
-    return [*([f"Tables: {', '.join(tables)}."] if tables else []), *plots]
+    plots = [f"![{name}](<{name}>)" for name in files if name.endswith((".png", ".svg"))]
+    documents = [f"[{name}](<{name}>)" for name in files if name.endswith(".pdf")]  # pages do not show them
+    return [
+        *([f"Tables: {', '.join(tables)}."] if tables else []),
+        *([f"Plots: {', '.join(documents)}."] if documents else []),
+        *plots,
+    ]
 
 
 def _call_arguments(name: str, revision: str | None) -> str:

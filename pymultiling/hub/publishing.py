@@ -18,7 +18,7 @@ from pymultiling.results.run import RECORD_FILE, REPORT_FILE
 from pymultiling.runtime.storage import read_metadata, save_tensors
 
 CARD = "README.md"
-PUBLISHED_SUFFIXES = (".safetensors", ".csv", ".png")
+PUBLISHED_SUFFIXES = (".safetensors", ".csv", ".png", ".svg", ".pdf")
 PATH_FREE_PARTS = ("card", "files", "published_whole", "started", "versions")  # parts of every record without paths
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"

@@ -24,7 +24,8 @@ from pymultiling.models.length_scaling import length_group
 from pymultiling.models.tensor_parallel import process_count
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.sets import NeuronSet
-from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.corpus_pass import run_pass
+from pymultiling.passes.job import BatchSource, Job, Options, identify_inputs
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.likelihood import LikelihoodProbe
 from pymultiling.probes.verification.entry import unverified

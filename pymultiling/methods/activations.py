@@ -19,8 +19,9 @@ from pymultiling.models.length_scaling import LengthGroup, length_group
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.passes.batch_size import tokens_that_fit
-from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.corpus_pass import run_pass
 from pymultiling.passes.document_names import add_document_name
+from pymultiling.passes.job import BatchSource, Job, Options, identify_inputs
 from pymultiling.passes.pending import Pending
 from pymultiling.probes.activation_counts import ActivationProbe
 from pymultiling.probes.verification.entry import unverified

@@ -20,7 +20,8 @@ from pymultiling.data.tokenising import Tokenisation
 from pymultiling.errors import BackendUnavailable, CorpusError
 from pymultiling.models.length_scaling import length_group
 from pymultiling.models.unwrap import unwrap
-from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.corpus_pass import run_pass
+from pymultiling.passes.job import BatchSource, Job, Options, identify_inputs
 from pymultiling.passes.pending import Pending
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.hidden_states import TopTokenProbe

@@ -18,7 +18,8 @@ from pymultiling.models.length_scaling import length_group
 from pymultiling.models.unwrap import unwrap
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.batch_size import tokens_that_fit
-from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.corpus_pass import run_pass
+from pymultiling.passes.job import BatchSource, Job, Options, identify_inputs
 from pymultiling.passes.sums import Sums
 from pymultiling.probes.activation_sums import ActivationSumProbe
 from pymultiling.probes.verification.entry import unverified

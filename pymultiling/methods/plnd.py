@@ -25,7 +25,8 @@ from pymultiling.neurons.importance_statistics import NeuronStatistics
 from pymultiling.neurons.selection import Threshold, TopK
 from pymultiling.neurons.sites import SITES, Site
 from pymultiling.passes.batch_size import tokens_that_fit
-from pymultiling.passes.corpus_pass import BatchSource, Job, Options, identify_inputs, run_pass
+from pymultiling.passes.corpus_pass import run_pass
+from pymultiling.passes.job import BatchSource, Job, Options, identify_inputs
 from pymultiling.passes.pending import Pending
 from pymultiling.probes.importance import ImportanceProbe
 

@@ -37,7 +37,7 @@ from pymultiling.models.norms import epsilon
 from pymultiling.models.routing import Routed
 from pymultiling.models.tensor_parallel import local_weight
 from pymultiling.neurons.sites import SITES, check_sites
-from pymultiling.ops import GatedFFN, column_energy, normed_energy, value_energy
+from pymultiling.ops import GatedFFN, NormedEnergy, column_energy, normed_energy, value_energy
 from pymultiling.ops.arguments import MODES, Mode
 from pymultiling.probes.batch_documents import BatchDocuments, require_every_token
 from pymultiling.probes.fused_ffn import ACTIVATIONS, fuse_ffn
@@ -47,7 +47,7 @@ from pymultiling.probes.importance_values import FiniteCheck
 from pymultiling.probes.normed_values import value_importance
 from pymultiling.probes.qk import ImportanceScore, Rope, importance_from_scores
 from pymultiling.probes.scores import ScoreInputs, watch_scores
-from pymultiling.probes.switched_off import switch_off, switch_off_routed
+from pymultiling.probes.switched_off import computed_part, switch_off, switch_off_routed
 from pymultiling.probes.verification.entry import require_verified
 from pymultiling.probes.verification.report import Check
 from pymultiling.probes.weight_products import WeightProducts
@@ -489,42 +489,51 @@ class ImportanceProbe:
                 self._keep_energy("o", index, layer.o, args[0])
             if "v" in sites:
                 gram = self._weight_products.value_gram(layer.o, x.shape[1], kv_heads, layer.value_size)
-                self._values["v"][index] = value_energy(x, gram, documents)
+                from_values = computed_part(layer.o, args[0]).flatten(0, -2)
+                self._values["v"][index] = value_energy(from_values, gram, documents)
 
         hooks.before(layer.o, keep_output)
 
     def _watch_normed(self, hooks: Hooks, index: int, layer: Layer, linear: Linear, norm: nn.Module) -> None:
         """Measures the sites whose projection's output passes a norm, from the projection's input and its output.
 
-        linear: the down projection, for site ffn; or o, for sites v and o, which share the products with its weight. v
-            is measured even if only o is asked for, so that the values do not depend on the sites asked for; but not
-            in layers without v, and where values pass a norm.
+        linear: the down projection, for site ffn; or o, for sites v and o, which share the products with its weight
+            unless `deactivate` sets inputs of o to values. v is measured even if only o is asked for, so that the
+            values do not depend on the sites asked for; but not in layers without v, and where values pass a norm.
         """
-        inputs: list[Tensor] = []
+        attention = layer if isinstance(layer, AttentionLayer) and linear is layer.o else None
+        single = "ffn" if attention is None else "o"
+        if attention is not None and (attention.v is None or attention.v_norm is not None):
+            attention = None
+        inputs: list[tuple[Tensor, Tensor]] = []  # all of the input, and, in o, what of it comes from the values
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs.append(args[0].flatten(0, -2))
+            from_values = args[0] if attention is None else computed_part(linear, args[0])
+            inputs.append((args[0], from_values))
 
         def keep_normed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x, multiplier = inputs.pop(), self.decoder.multiplier(norm)
-            all_inputs = inputs_of(linear)
-            attention = layer if isinstance(layer, AttentionLayer) and linear is layer.o else None
-            single = "ffn" if attention is None else "o"
-            if attention is not None and (attention.v is None or attention.v_norm is not None):
-                attention = None
-            all_heads, size = (all_inputs, 1) if attention is None else (attention.kv_heads, attention.value_size)
-            heads = all_heads * x.shape[1] // all_inputs  # those of this process
-            energy, columns = normed_energy(
-                x,
-                args[0].flatten(0, -2),
-                local_weight(linear, x.shape[1]),
-                multiplier,
-                *self._weight_products.grams(linear, x.shape[1], multiplier, heads, size),
-                epsilon(norm),
-                self._documents.of(x, single, index),
-                columns=attention is not None and "o" in self.sites,
-            )
-            for site, values in {"v": energy, "o": columns}.items() if attention else [(single, energy)]:
+            (x, from_values), multiplier = inputs.pop(), self.decoder.multiplier(norm)
+            here, everywhere = x.shape[-1], inputs_of(linear)  # the inputs of this process, and of all
+            weight, output = local_weight(linear, here), args[0].flatten(0, -2)
+
+            def measure(x: Tensor, all_heads: int, size: int, columns: bool = False) -> NormedEnergy:
+                x, heads = x.flatten(0, -2), all_heads * here // everywhere
+                products = self._weight_products.grams(linear, here, multiplier, heads, size)
+                documents = self._documents.of(x, single, index)
+                return normed_energy(
+                    x, output, weight, multiplier, *products, epsilon(norm), documents, columns=columns
+                )
+
+            measured: dict[str, Tensor] = {}
+            if attention is None:
+                measured[single] = measure(x, everywhere, 1).energy
+            elif from_values is x:
+                both = measure(x, attention.kv_heads, attention.value_size, columns="o" in self.sites)
+                measured["v"], measured["o"] = both
+            else:
+                measured["v"] = measure(from_values, attention.kv_heads, attention.value_size).energy
+                measured["o"] = measure(x, everywhere, 1).energy
+            for site, values in measured.items():
                 if site in self.sites:
                     self._values[site][index] = values
 

@@ -23,7 +23,7 @@ from pymultiling.ops import mask_neurons
 from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.row_sets import RowSets
 from pymultiling.probes.set_masks import SetMasks, SiteIndices, SiteMembers, check_mean
-from pymultiling.probes.switched_off import mark_as_change, mark_as_switch
+from pymultiling.probes.switched_off import InputChange, mark_as_change, mark_as_switch
 
 Threads: TypeAlias = Literal["own", "all"]
 THREADS = ("own", "all")
@@ -91,7 +91,7 @@ def change_neurons(
             change = _tensor_change(decoder.tensor_parallel, row_sets, masks, scale, values)
             if on_input:
                 hook = _input_hook(change)
-                mark_as_change(hook, partial(_changed_copy, change))
+                mark_as_change(hook, InputChange(partial(_changed_copy, change), mean is not None))
                 if switches_off:
                     mark_as_switch(hook, partial(_changed_copy, change))
                 hooks.before(module, hook)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from pymultiling.probes.hooks import acting_pre_hooks
 
 # An attribute of a hook, or of a change of experts, that sets neurons to zero: the function that does it.
 _ATTRIBUTE = "switches_off"
-# An attribute of a hook before a linear module that changes its input: the function that does it.
+# An attribute of a hook before a linear module that changes its input: the InputChange.
 _CHANGE = "changes"
 
 
@@ -40,8 +40,20 @@ def switch_off(down: Linear, x: Tensor) -> Tensor:
     return x
 
 
-def mark_as_change(hook: Callable[..., Any], change: Callable[[Tensor], Tensor]) -> None:
-    """Says that a hook before a linear module changes its input (batch, length, neurons) as `change` does."""
+class InputChange(NamedTuple):
+    """How a hook before a linear module changes the module's input.
+
+    Attributes:
+        apply: does the same to a tensor (batch, length, neurons).
+        sets_values: whether it sets neurons to values, and does not multiply them by a factor.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    sets_values: bool
+
+
+def mark_as_change(hook: Callable[..., Any], change: InputChange) -> None:
+    """Says how a hook before a linear module changes its input."""
     setattr(hook, _CHANGE, change)
 
 
@@ -55,11 +67,29 @@ def input_factors(linear: Linear, x: Tensor) -> Tensor | None:
     Returns:
         (rows, inputs), or None where nothing changes the inputs.
     """
-    changes = [change for hook in acting_pre_hooks(linear) if (change := getattr(hook, _CHANGE, None)) is not None]
+    changes = _input_changes(linear)
     ones, zeros = torch.ones_like(x), torch.zeros_like(x)
     for change in changes:
-        ones, zeros = change(ones), change(zeros)
+        ones, zeros = change.apply(ones), change.apply(zeros)
     return (ones - zeros).squeeze(1) if changes else None
+
+
+def computed_part(linear: Linear, x: Tensor) -> Tensor:
+    """Returns the input x (rows, .., inputs) of a linear module, with zeros where `deactivate` has set it to a value.
+
+    There nothing that the model has computed reaches the module. Elsewhere x stays as it is, scaled or not.
+    """
+    changes = _input_changes(linear)
+    if not any(change.sets_values for change in changes):
+        return x
+    set_values = torch.zeros_like(x)  # what the changes make of zeros: the values, and zero elsewhere
+    for change in changes:
+        set_values = change.apply(set_values)
+    return x - set_values
+
+
+def _input_changes(linear: Linear) -> list[InputChange]:
+    return [change for hook in acting_pre_hooks(linear) if (change := getattr(hook, _CHANGE, None)) is not None]
 
 
 def switch_off_routed(experts: Experts, routed: Routed) -> Routed:

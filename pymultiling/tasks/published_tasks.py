@@ -1,8 +1,8 @@
 """Tasks from files with the fields of the published data sets.
 
-A file has one JSON object per line (.jsonl, or compressed as .jsonl.gz or .jsonl.zst). Every function takes the path or
-URL of a file whose records have a field "lang", or {language: path or URL}. A `TextFile` gives another encoding than
-UTF-8.
+A file has one JSON object per line (.jsonl), or is a table with the names of its columns in the first line (.tsv), or
+.parquet. The first two may be compressed (.gz, .zst). Every function takes the path or URL of a file whose records have
+a field "lang", or {language: path or URL}. A `TextFile` gives another encoding than UTF-8.
 """
 
 from __future__ import annotations

@@ -200,6 +200,24 @@ def test_rejects_wrong_arguments(parallel, tmp_path, capsys, options, text):
     assert_error_line(capsys, text)
 
 
+def test_reads_a_file_for_each_language(long_context_model, tmp_path, capsys):
+    """The files are those of MSVAMP: without a language and an id."""
+    inputs = []
+    for language, text in (("de", "eins zwei"), ("fr", "un deux")):
+        path = tmp_path / f"test_{language}.json"
+        path.write_text(json.dumps({"m_query": text, "response": "3.0"}) + "\n", "utf-8")
+        inputs += ["--inputs", f"{language}={path}"]
+    options = "--task", "math", "--source", "de", "--out", tmp_path / "out", "--count-only"
+    assert run("pmi", "--model", long_context_model, *inputs, *options) == 0
+    assert list(pandas.read_csv(tmp_path / "out" / "table.csv")["prompt"]) == ["direct", "PMI-1"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    assert set(record["corpora"]) == {"de", "fr"} and record["others"] == ["fr"]
+    capsys.readouterr()
+    for more in (["--inputs", "all.jsonl"], ["--inputs", "de=other.json"]):
+        assert run("pmi", "--model", long_context_model, *inputs, *more, *options) == 2
+        assert_error_line(capsys, "--inputs", "is one too many")
+
+
 def test_rejects_inputs_and_models_that_cannot_be_compared(model, long_context_model, parallel, tmp_path, capsys):
     before = [path.name for path in tmp_path.iterdir()]
     assert run_pmi(long_context_model, parallel, tmp_path / "out", "--target", "it") == 1

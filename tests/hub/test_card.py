@@ -56,6 +56,19 @@ def test_metadata_names_library_model_and_languages(hub, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "form, shown",
+    [("png", "![neurons.png](<neurons.png>)"), ("svg", "![neurons.svg](<"), ("pdf", "Plots: [neurons.pdf](<")],
+)
+def test_plots_of_every_format_are_published_and_shown_or_linked(hub, tmp_path, form, shown):
+    folder = write_detect_results(tmp_path / "out", tmp_path)
+    (folder / "neurons.png").rename(folder / f"neurons.{form}")
+    record = (folder / "run.json").read_text("utf-8")
+    (folder / "run.json").write_text(record.replace('"neurons.png"', f'"neurons.{form}"'), "utf-8")
+    assert shown in push_card(hub, folder).text
+    assert f"neurons.{form}" in hub.files(NAME)
+
+
 @pytest.mark.parametrize("model", ["models/llama", "llama", "/home/me/llama"])
 def test_a_local_model_is_no_base_model(hub, tmp_path, model):
     card = push_card(hub, write_detect_results(tmp_path / "out", tmp_path, model, commit=None))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import pymultiling as pml
 from pymultiling.methods.lens import count_top_tokens
-from pymultiling.passes.corpus_pass import Options
+from pymultiling.passes.job import Options
 from tests.data.test_chat import chat_tokenizer
 from tests.support.tiny_models import random_neurons, tiny_model
 from tests.support.tiny_text import LANGUAGES, texts, tiny_tokenizer

@@ -9,7 +9,7 @@ import torch
 import pymultiling as pml
 from pymultiling import demo_model
 from pymultiling.methods.lens import count_top_tokens, language_shares, lens, lens_language_codes, token_confidences
-from pymultiling.passes.corpus_pass import Options
+from pymultiling.passes.job import Options
 from pymultiling.probes import hidden_states
 from tests.support.anatomy import module_name
 from tests.support.tiny_models import REPRESENTATIVE_MODELS, VOCABULARY_SIZE, tiny_model

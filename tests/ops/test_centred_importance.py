@@ -151,7 +151,10 @@ def test_kernels_equal_plain_pytorch_within_the_budget(cpp, case, dtype):
 
 
 def test_heads_in_which_one_dimension_has_nearly_all_of_the_variance_take_plain_pytorch():
-    """The terms of the kernel cancel there. `test_float32_keeps_the_digits` checks the values."""
+    """The terms of the kernel cancel there.
+
+    `test_float32_keeps_the_digits_of_small_and_dominating_neurons` checks the values.
+    """
     tensors, settings = (case := Shifted(neuron_factor=1e3)).positional(torch.float32), case.settings()
     with pytest.raises(BackendUnavailable, match="no dimension has nearly all of the variance"):
         centred_importance(*tensors, **settings, backend="cpp")

@@ -9,6 +9,7 @@ import pymultiling as pml
 from pymultiling.data import chunks, streams
 from pymultiling.data.chat import chat_frame
 from pymultiling.data.token_limit import TokenLimit
+from pymultiling.data.tokenising import Tokenisation
 from pymultiling.methods import plnd
 from pymultiling.passes import corpus_pass
 from tests.data.test_chat import chat_tokenizer
@@ -90,7 +91,7 @@ def test_the_first_documents_and_their_report_are_those_of_the_texts_alone(form,
     if form == "pairs":
         records = [("w9", *record) for record in records]
     for chat in (None, chat_frame(chat_tokenizer())):
-        tokenisation = corpus_pass.Tokenisation(chat_tokenizer(), 9, pack if form != "pairs" else None, form, chat)
+        tokenisation = Tokenisation(chat_tokenizer(), 9, pack if form != "pairs" else None, form, chat)
         for needed in (1, 3, 4, 5):
             expected = tokenisation(records[:needed])
             found = tokenisation.first(records, expected.counted)
@@ -151,7 +152,7 @@ def test_processes_measure_the_same_documents_together(processes, parts, tmp_pat
 
 
 def limited_stream(shards, rank, processes, tokens):
-    tokenisation = corpus_pass.Tokenisation(chat_tokenizer(), 32)
+    tokenisation = Tokenisation(chat_tokenizer(), 32)
     limit = TokenLimit(tokens, tokenisation, shards, {"fr": chunks.Share(rank, processes)})
     source = limit.until_full(chunks.chunks("fr", shards["fr"], ("text",), chunks.ChunkSize.of(4)))
     return limit.take(streams.stream(source, tokenisation, 0))

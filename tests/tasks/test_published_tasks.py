@@ -170,6 +170,10 @@ def test_xnli_puts_a_word_between_premise_and_hypothesis(tmp_path):
     assert task.items["en"] == [Item("He was happy, right?", choices[1], choices)] and task.metric == "accuracy"
     choices_in_chinese = ("对，他笑了。", "而且，他笑了。", "不，他笑了。")
     assert task.items["zh"] == [Item("他很高兴，对吗？", choices_in_chinese[0], choices_in_chinese)]
+    (table := tmp_path / "xnli.test.tsv").write_text(
+        "".join("\t".join(row) + "\n" for row in (pair, pair.values(), chinese.values())), "utf-8"
+    )
+    assert tasks.xnli(table) == task
     of_hub = {"premise": "He was happy.", "hypothesis": "He smiled.", "label": 2}
     (item,) = tasks.xnli({"en": write_records(tmp_path / "hub.jsonl", of_hub)}).items["en"]
     assert item == Item("He was happy, right?", choices[2], choices)

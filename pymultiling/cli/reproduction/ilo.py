@@ -14,6 +14,7 @@ from pymultiling.cli.reproduction.shared import (
     write_notes,
 )
 from pymultiling.cli.shared.loading import load
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import MEASURED_FOLDER, result_folder
 
@@ -42,7 +43,7 @@ def run(arguments: Namespace, started: float) -> None:
         with record.stage("write"):
             for name in ("ilo", "means", "retrieval", "cka", "samples"):
                 getattr(tables, name).to_csv(folder / f"{name}.csv", index=False)
-            plots.save(plots.ilo(tables.ilo), folder / "ilo.png")
+            save_plot(plots.ilo(tables.ilo), folder, "ilo")
             measured.copy_to(folder / MEASURED_FOLDER)
         write_notes(tables.notes, record, folder)
         record.write(folder)

@@ -15,6 +15,7 @@ from pymultiling.cli.reproduction.shared import (
     write_notes,
 )
 from pymultiling.cli.shared.loading import load
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.result_files import print_ablation, write_ablation, write_detection
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import MEASURED_FOLDER, result_folder
@@ -69,7 +70,7 @@ def _write_tables(tables: PlndTables, folder: Path) -> None:
     if len(tables.mwork):
         tables.table1.to_csv(folder / "table1.csv", index=False)
         tables.mwork.to_csv(folder / "mwork.csv", index=False)
-        plots.save(plots.mwork(tables.mwork), folder / "mwork.png")
+        save_plot(plots.mwork(tables.mwork), folder, "mwork")
 
 
 def _span(layers: range) -> str:

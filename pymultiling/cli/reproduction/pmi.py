@@ -15,6 +15,7 @@ from pymultiling.cli.reproduction.shared import (
     write_notes,
 )
 from pymultiling.cli.shared.loading import load
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.cli.shared.run_record import hash_corpora, start_record
 from pymultiling.results.folders import MEASURED_FOLDER, result_folder
 from pymultiling.results.tables import TOP_SHARE, pmi_table
@@ -53,7 +54,7 @@ def run(arguments: Namespace, started: float) -> None:
             (folder / "counts").mkdir()
             for name, counts in tables.counts.items():
                 counts.save(folder / "counts" / f"{name}.safetensors", prompt=name, positions=POSITIONS)
-            plots.save(plots.pmi(tables.table, tables.counts, POSITIONS), folder / "pmi.png")
+            save_plot(plots.pmi(tables.table, tables.counts, POSITIONS), folder, "pmi")
             measured.copy_to(folder / MEASURED_FOLDER, tables.rounds)
         record.note(positions=POSITIONS)
         write_notes(tables.notes, record, folder)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pymultiling.cli.shared.plot_files import save_plot
+
 if TYPE_CHECKING:
     import pandas
 
@@ -37,7 +39,7 @@ def write_counts(counts: Mapping[str, ActivationStatistics], folder: Path, facts
     proportions.to_csv(folder / "proportion.csv", index_label="layer")
     curves = pandas.DataFrame({name: statistics.most_active().counts.numpy() for name, statistics in counts.items()})
     curves.to_csv(folder / "most_active.csv", index_label="rank")
-    plots.save(plots.activations(counts), folder / "activations.png")
+    save_plot(plots.activations(counts), folder, "activations")
 
 
 def write_ternary(result: Ternary, folder: Path) -> dict[str, range] | None:
@@ -61,7 +63,7 @@ def write_ternary(result: Ternary, folder: Path) -> dict[str, range] | None:
     parts: dict[str, range] | None = None
     if len(by_layer) >= len(PART_NAMES):
         parts = dict(ternary_parts(by_layer).items())
-    plots.save(plots.ternary(result, parts), folder / "ternary.png")
+    save_plot(plots.ternary(result, parts), folder, "ternary")
     return parts
 
 

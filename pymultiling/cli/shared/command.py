@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NoReturn, TypeAlias
 
+from pymultiling.cli.shared.plot_files import add_format
 from pymultiling.errors import printable
 from pymultiling.runtime.suggestions import did_you_mean
 
@@ -40,6 +41,7 @@ class Command:
         whole: arguments that are published as they are. They hold texts or names. In all other arguments the folders
             of paths are removed before publishing.
         whole_facts: entries of run.json, written by the command, that are published as they are.
+        draws: whether the command writes plots, and has the option --format.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Command:
     example: str
     whole: tuple[str, ...] = field(default=())
     whole_facts: tuple[str, ...] = field(default=())
+    draws: bool = False
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,5 +93,7 @@ def add_command(commands: Commands, command: Command, run: Callable[[argparse.Na
     amount.add_argument("--quiet", action="store_true", help="print warnings and results only, and no progress")
     amount.add_argument("--verbose", action="store_true", help="also print how long each stage takes")
     parser.add_argument("--debug", action="store_true", help="print the traceback when an error ends the command")
+    if command.draws:
+        add_format(parser)
     parser.set_defaults(run=run, parser=parser, declared=command)
     return parser

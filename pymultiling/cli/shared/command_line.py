@@ -20,6 +20,7 @@ from pymultiling.cli.shared.command import Group, Parser
 from pymultiling.cli.shared.completion import add_completion
 from pymultiling.cli.shared.default_checkpoint import remove_empty_checkpoint
 from pymultiling.cli.shared.output import OutputClosed, printable_output
+from pymultiling.cli.shared.plot_files import plots_as
 from pymultiling.cli.shared.recorded_command_line import with_recorded_words
 from pymultiling.cli.shared.signals import Terminated, raise_on_signals
 from pymultiling.errors import EXPECTED_ERRORS, error_text, is_out_of_memory, printable, type_and_text
@@ -56,7 +57,7 @@ def _run(argv: list[str] | None) -> int:
         try:
             from pymultiling.data.stored_files import shared_files  # fsspec is not needed for --help
 
-            with raise_on_signals(), _verification(arguments), shared_files():
+            with raise_on_signals(), _verification(arguments), _plots(arguments), shared_files():
                 if getattr(arguments, "families", None):
                     _run_families_file(arguments.families)
                 arguments.run(arguments)
@@ -119,6 +120,10 @@ def _verification(arguments: argparse.Namespace) -> AbstractContextManager[None]
     from pymultiling.probes.verification.entry import unverified
 
     return unverified()
+
+
+def _plots(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    return plots_as(arguments.format) if arguments.declared.draws else nullcontext()
 
 
 def make_parser() -> Parser:

@@ -105,7 +105,7 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True, by_memory:
     parser.add_argument(
         "--no-verify",
         action="store_true",
-        help="do not compare what the model computes with its weights, configuration and family before it is measured",
+        help="skip the check, before measuring, that the model computes what its weights, configuration and family say",
     )
 
 
@@ -157,22 +157,27 @@ def add_code(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_documents(parser: argparse.ArgumentParser, pack: int | None = None, tokens: int | str = "all") -> None:
+def add_documents(
+    parser: argparse.ArgumentParser, pack: int | None = None, tokens: int | str = "all", perplexity: bool = False
+) -> None:
     """Adds the options that say how texts become documents.
 
     Args:
         parser: of the command.
         pack: tokens of a document that the command packs by default, as `default_pack` does; None: it packs none.
         tokens: default of --tokens.
+        perplexity: whether the command measures perplexity.
     """
     usual = f"{pack}, or --max-length if that is less" if pack else "none"
+    unjoined = ""
+    if perplexity:
+        unjoined = "; texts whose perplexity is measured are not joined: longer ones become documents of N tokens"
     parser.add_argument(
         "--pack",
         metavar="N",
         type=integer_or("none", zero_means_it=True),
         help="join the texts of a corpus into documents of N tokens, at most --max-length; an incomplete last "
-        "document is left out; perplexity joins no texts, and measures longer ones in documents of N tokens; none, or "
-        f"0: each text is one document (default: {usual})",
+        f"document is left out{unjoined}; none, or 0: each text is one document (default: {usual})",
     )
     add_max_length(parser, "document")
     parser.add_argument(

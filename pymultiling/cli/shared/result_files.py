@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pymultiling.cli.shared.plot_files import save_plot
 from pymultiling.results.tables import (
     HOW_TO_READ,
     change_table,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def write_detection(detection: Detection, folder: Path, model: str | None) -> None:
-    """Writes a detection into a folder: what `Detection.save` writes, and neurons.png, specific.png and overlap.png.
+    """Writes a detection into a folder: what `Detection.save` writes, and the plots neurons, specific and overlap.
 
     Args:
         detection: the detection.
@@ -33,8 +34,8 @@ def write_detection(detection: Detection, folder: Path, model: str | None) -> No
 
     detection.save(folder, model)
     for name, sets in (("neurons", detection.neurons), ("specific", detection.specific())):
-        plots.save(plots.neurons_by_layer(sets, plots.TITLES[name]), folder / f"{name}.png")
-    plots.save(plots.overlap(*overlap(detection.neurons)), folder / "overlap.png")
+        save_plot(plots.neurons_by_layer(sets, plots.TITLES[name]), folder, name)
+    save_plot(plots.overlap(*overlap(detection.neurons)), folder, "overlap")
 
 
 def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
@@ -42,8 +43,8 @@ def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
 
     perplexity.csv and log_change.csv have a row for each deactivated set, also for each random one (column "off"), and
     a column for each language. ablation.csv compares, for each language, the effect of its own neurons with that on
-    other languages and with that of random neurons (`compare_own_effects`). ablation.png shows log_change.csv, with the
-    mean and the spread of the random sets.
+    other languages and with that of random neurons (`compare_own_effects`). The plot ablation shows log_change.csv,
+    with the mean and the spread of the random sets.
 
     Args:
         perplexities: what `ablation_matrix` returns.
@@ -55,7 +56,7 @@ def write_ablation(perplexities: pandas.DataFrame, folder: Path) -> None:
     perplexities.to_csv(folder / "perplexity.csv", index_label="off")
     change.to_csv(folder / "log_change.csv", index_label="off")
     compare_own_effects(change).to_csv(folder / "ablation.csv", index_label="language")
-    plots.save(plots.ablation(change), folder / "ablation.png")
+    save_plot(plots.ablation(change), folder, "ablation")
 
 
 def print_ablation(perplexities: pandas.DataFrame) -> None:

@@ -15,7 +15,7 @@ from pymultiling.methods.pmi.chat import tokenise_messages
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
 from pymultiling.methods.pmi.kinds_of_prompts import fitting_items, kinds_of_prompts, languages_shown
 from pymultiling.methods.pmi.prompts import PromptForm, prompt
-from pymultiling.methods.pmi.readers import LABELS
+from pymultiling.methods.pmi.records import LABELS
 from pymultiling.methods.pmi.scores import Comet, answer_metrics, load_comet, require_sacrebleu
 from pymultiling.neurons.activation_statistics import ActivationStatistics
 from pymultiling.probes.activation_counts import ActivationProbe

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 from pymultiling.data.languages import language_name
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.items import ParallelItem
-from pymultiling.methods.pmi.readers import LABELS
+from pymultiling.methods.pmi.records import LABELS
 from pymultiling.methods.pmi.templates import Form, Template, load_template
 
 PromptForm: TypeAlias = Literal["direct", "pivot", "pmi"]

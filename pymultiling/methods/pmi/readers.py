@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
-from math import isfinite
 from pathlib import Path
-from typing import TypeAlias
 
 from pymultiling.data.corpora import replace_lone_surrogates
 from pymultiling.data.corpus_types import TextFile
@@ -14,13 +12,9 @@ from pymultiling.data.languages import find_language
 from pymultiling.data.parallel_texts import read_columns, read_lines
 from pymultiling.errors import CorpusError
 from pymultiling.methods.pmi.items import ParallelItem, ParallelTask
+from pymultiling.methods.pmi.records import LABELS, RecordSource, read_aligned
 from pymultiling.methods.pmi.translation_requests import abbreviate
 from pymultiling.tasks.metrics import last_number
-from pymultiling.tasks.task_files import JsonObject, read_task_records
-
-RecordSource: TypeAlias = str | Path | TextFile | Mapping[str, str | Path | TextFile]
-
-LABELS = ("entailment", "neutral", "contradiction")  # the order in which a task lists those that occur
 
 
 def translation(
@@ -98,30 +92,31 @@ def free(texts: Mapping[str, Sequence[str]], references: Sequence[str | Sequence
 
 
 def math(source: RecordSource) -> ParallelTask:
-    """Mathematics, such as MGSM (arXiv 2210.03057); the last number of an answer counts.
+    """Mathematics, such as MGSM (arXiv 2210.03057) and MSVAMP (arXiv 2310.20246); the last number of an answer counts.
 
     Args:
-        source: the path or URL of a .jsonl file (may be .gz or .zst), or a `TextFile`, whose records have lang, id,
-            question and answer; or {language: such a file}, without lang.
+        source: {language: file}, or a file whose records have the field lang (or language). A file is a path, a URL or
+            a `TextFile`, in the formats of `nli`. Records have question and answer, or the fields m_query and response
+            of the published MSVAMP. Records of the same id correspond; those without an id correspond by their order.
 
     Returns:
         A task with the metric "number" and the template "math".
 
     Raises:
-        CorpusError: a file cannot be read, a language lacks a question that another one has, or the answers to a
-            question differ.
+        CorpusError: a file cannot be read, a record lacks a field (the message names it), a language lacks a question
+            that another one has, or the answers to a question differ.
     """
     items: list[ParallelItem] = []
-    for question_id, records in _read_aligned(source, ("question",), "answer").items():
-        (first, answer), *rest = ((language, answer) for language, (_, answer) in records.items())
-        for language, other_answer in rest:
+    for name, records in read_aligned(source, ("question",), "answer").items():
+        (first, (_, answer)), *rest = records.items()
+        for language, (_, other_answer) in rest:
             number = last_number(other_answer)
             if other_answer != answer and (number is None or number != last_number(answer)):
                 raise CorpusError(
-                    f"question {question_id!r} must have the same answer in all languages: it is {answer!r} in "
-                    f"{first!r}, {other_answer!r} in {language!r}"
+                    f"the answer of {name} must be the same in all languages: it is {answer!r} in {first!r}, "
+                    f"{other_answer!r} in {language!r}"
                 )
-        items.append(ParallelItem({language: texts for language, (texts, _) in records.items()}, (answer,)))
+        items.append(ParallelItem({language: record.texts for language, record in records.items()}, (answer,)))
     return ParallelTask("math", "math", items, "number", stop=("\n\n",), max_new_tokens=320)
 
 
@@ -132,91 +127,32 @@ def nli(source: RecordSource) -> ParallelTask:
     `dataclasses.replace(task, template="nli_premises")`.
 
     Args:
-        source: the path or URL of a .jsonl file (may be .gz or .zst), or a `TextFile`, whose records have lang, id,
-            premise, hypothesis and label (a word); or {language: such a file}, without lang.
+        source: {language: file}, or a file whose records have the field lang (or language). A file is a path, a URL or
+            a `TextFile`: .tsv with the columns' names in the first line, .parquet, or any other ending with one JSON
+            object per line; all but .parquet may be compressed (.gz, .zst). Records have premise, hypothesis and label,
+            a word, or the fields sentence1, sentence2 and gold_label of the published XNLI. A label may be a number
+            from 0 to 2, as XNLI has it on the Hugging Face Hub, of one language or of all. Records of the same id (or
+            pairID) correspond; those without an id correspond by their order.
 
     Returns:
         A task with the metric "label" and the template "nli".
 
     Raises:
-        CorpusError: a file cannot be read, a language lacks a pair that another one has, the labels of a pair differ,
-            or a label is not a word.
+        CorpusError: a file cannot be read, a record lacks a field (the message names it), a language lacks a pair that
+            another one has, the labels of a pair differ, or a label is neither a word nor such a number.
     """
     items: list[ParallelItem] = []
-    for pair_id, records in _read_aligned(source, ("premise", "hypothesis"), "label").items():
-        language_by_label = {label: language for language, (_, label) in records.items()}
+    for name, records in read_aligned(source, ("premise", "hypothesis"), "label").items():
+        language_by_label = {record.answer: language for language, record in records.items()}
         if len(language_by_label) > 1:
             differing = ", ".join(f"{label!r} in {language!r}" for label, language in language_by_label.items())
-            raise CorpusError(f"pair {pair_id!r} must have the same label in all languages: it is {differing}")
+            raise CorpusError(f"the label of {name} must be the same in all languages: it is {differing}")
         (label,) = language_by_label
-        items.append(ParallelItem({language: texts for language, (texts, _) in records.items()}, (label,)))
+        items.append(ParallelItem({language: record.texts for language, record in records.items()}, (label,)))
     occurring = dict.fromkeys(item.references[0] for item in items)
     known = [label for label in LABELS if label in occurring]
     labels = (*known, *sorted(label for label in occurring if label not in LABELS))
     return ParallelTask("nli", "nli", items, "label", labels, stop=("\n",), max_new_tokens=16)
-
-
-def _read_aligned(
-    source: RecordSource, fields: Sequence[str], answer: str
-) -> dict[str, dict[str, tuple[dict[str, str], str]]]:
-    """Reads the records that have the same id in every language.
-
-    Args:
-        source: as in `math`.
-        fields: the names of the fields with texts.
-        answer: the name of the field with the answer.
-
-    Returns:
-        {id: {language: ({field: text}, answer)}}, in the order of the first language.
-    """
-    by_language: dict[str, dict[str, tuple[dict[str, str], str]]] = {}
-    for language, record, where in _read_records(source):
-        record_id, value = record.get("id"), record.get(answer)
-        if answer == "label" and not isinstance(value, str | None):
-            raise CorpusError(f"{where} needs a 'label' that is a word, such as {LABELS[0]}; got {value!r}")
-        if not _is_a(record_id, (str, int)) or not _is_a(value, (str, int, float)) or not str(value).strip():
-            raise CorpusError(f"{where} needs an 'id' and the field {answer!r}")
-        texts: dict[str, str] = {}
-        for field in fields:
-            text = record.get(field)
-            if not isinstance(text, str) or not text.strip():
-                raise CorpusError(f"{where} needs a non-empty string {field!r}")
-            texts[field] = text
-        records = by_language.setdefault(language, {})
-        if str(record_id) in records:
-            raise CorpusError(f"{where}: {language!r} has the id {str(record_id)!r} twice; keep one record")
-        records[str(record_id)] = texts, str(value)
-    if not by_language:
-        raise CorpusError(f"{getattr(source, 'path', source)} has no records: give a file with at least one")
-    for language, records in by_language.items():
-        for complete_language, complete in by_language.items():
-            missing = next((record_id for record_id in complete if record_id not in records), None)
-            if missing is not None:
-                raise CorpusError(
-                    f"{language!r} lacks the id {missing!r}, which {complete_language!r} has: add it, or leave it out"
-                )
-    first = next(iter(by_language.values()))
-    return {
-        record_id: {language: records[record_id] for language, records in by_language.items()} for record_id in first
-    }
-
-
-def _is_a(value: object, types: tuple[type, ...]) -> bool:
-    """Whether a JSON value has one of the types and is a finite number if it is one. True and false are no numbers."""
-    is_finite = not isinstance(value, float) or isfinite(value)
-    return isinstance(value, types) and not isinstance(value, bool) and is_finite
-
-
-def _read_records(source: RecordSource) -> Iterator[tuple[str, JsonObject, str]]:
-    """Yields language, record and position in the file of every record."""
-    files: Iterable[tuple[str | None, str | Path | TextFile]]
-    files = source.items() if isinstance(source, Mapping) else [(None, source)]
-    for language, file in files:
-        for record, where in read_task_records(file):
-            record_language = language or record.get("lang")
-            if not isinstance(record_language, str):
-                raise CorpusError(f"{where} needs a string 'lang'")
-            yield record_language, record, where
 
 
 def _check_columns(columns: Mapping[str, Sequence[str]], references: int | None = None) -> dict[str, list[str]]:

@@ -37,6 +37,7 @@ def test_the_recorded_command_line_gives_the_same_arguments(line):
 def test_the_recorded_command_line_has_every_default():
     arguments = make_parser().parse_args(shlex.split("classify --counts a --counts fr=b --out out"))
     assert start_record(arguments).record["command_line"] == {
+        "format": ["--format", "png"],
         "counts": ["--counts", "a", "--counts", "fr=b"],
         "method": ["--method", "ternary"],
         "top": ["--top", "0.01"],

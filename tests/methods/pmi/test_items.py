@@ -112,10 +112,11 @@ def test_math_joins_languages_by_id(tmp_path):
         ([*rows, rows[0]], "line 5: 'en' has the id '0' twice"),
         (
             [{**rows[0], "answer": "3"}, *rows[1:]],
-            "question '0' must have the same answer in all languages: it is '3' in 'en', '2' in 'de'",
+            "the answer of the id '0' must be the same in all languages: it is '3' in 'en', '2' in 'de'",
         ),
         ([{**rows[0], "id": None}], "line 1 needs an 'id'"),
-        ([{**rows[0], "answer": ""}], "line 1 needs an 'id' and the field 'answer'"),
+        ([{**rows[0], "answer": ""}], "line 1 needs an 'answer' that is a number, got ''"),
+        ([{**rows[0], "answer": True}], "line 1 needs an 'answer' that is a number, got True"),
         ([{**rows[0], "question": "  "}], "line 1 needs a non-empty string 'question'"),
         ([{**rows[0], "lang": 3}], "line 1 needs a string 'lang'"),
         ([[3]], "line 1 must be a JSON object"),
@@ -141,16 +142,23 @@ def test_nli_joins_languages_by_id(tmp_path):
     rows[-1]["label"] = "contradiction"
     with pytest.raises(
         CorpusError,
-        match="pair 'c' must have the same label in all languages: it is 'neutral' in 'en', 'contradiction' in 'fr'",
+        match="the label of the id 'c' must be the same in all languages: it is 'neutral' in 'en', 'contradiction' in "
+        "'fr'",
     ):
         pmi.nli(write_lines(tmp_path / "n.jsonl", *rows))
 
 
-def test_labels_must_be_words(tmp_path):
-    for label in (0, True):
-        row = {"lang": "en", "id": 1, "premise": "P", "hypothesis": "H", "label": label}
-        with pytest.raises(CorpusError, match=f"line 1 needs a 'label' .* such as entailment; got {label}"):
-            pmi.nli(write_lines(tmp_path / "n.jsonl", row))
+def test_labels_must_be_words_or_the_numbers_of_xnli(tmp_path):
+    row = {"lang": "en", "id": 1, "premise": "P", "hypothesis": "H"}
+    for label, word in enumerate(("entailment", "neutral", "contradiction")):
+        assert pmi.nli(write_lines(tmp_path / "n.jsonl", {**row, "label": label})).items[0].references == (word,)
+    for label in (3, -1, "3", True, 1.0, " ", None):
+        with pytest.raises(CorpusError, match=f"line 1 needs a 'label' .* such as entailment, .* got {label!r}"):
+            pmi.nli(write_lines(tmp_path / "n.jsonl", {**row, "label": label}))
+    # SuperGLUE's RTE has the same fields and "idx", and its 1 means that the premise does not entail the hypothesis.
+    for label in (1, "1"):
+        with pytest.raises(CorpusError, match=f"got {label!r} in a record with 'idx', which is of a task with other"):
+            pmi.nli(write_lines(tmp_path / "n.jsonl", {**row, "label": label, "idx": 7}))
 
 
 def test_lone_surrogates_are_replaced(tmp_path):

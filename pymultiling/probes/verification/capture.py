@@ -46,7 +46,7 @@ class LayerWatch:
         self._calls: Counter[nn.Module] = Counter()
         self._tokens: dict[nn.Module, int] = {}  # of the call with the fewest tokens
         self._attended: Tensor | None = None  # (B, l, H d), the input of o before hooks change it
-        self._summed: Tensor | None = None  # the input of a norm that the FFN returns
+        self._norm_input: Tensor | None = None  # the input of a norm that the FFN returns
         self._product: Tensor | None = None  # (.., N), the input of down before hooks change it
         self._scores: ScoreInputs | None = None
         self._thread = threading.get_ident()
@@ -267,7 +267,7 @@ class LayerWatch:
         self._outputs[module] = output
 
     def _keep_normed(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        self._outputs[module], self._summed = output, args[0]
+        self._outputs[module], self._norm_input = output, args[0]
 
     def _keep_scores(self, inputs: ScoreInputs) -> None:
         self._scores = inputs
@@ -345,11 +345,11 @@ class LayerWatch:
         name = self._names[module]
         layer, last = self.layer, self.layer.down or (self.layer.experts and self.layer.experts.module)
         if layer.returns_normed and layer.ffn_norm is not None:
-            if self._summed is None:
+            if self._norm_input is None:
                 self._comparisons.depart("ffn", f"{name} does not call {self._names[layer.ffn_norm]}: {advice.OUTPUT}")
                 return
             self._check_sublayer("ffn", name, layer.ffn_norm, summed, args)
-            summed = self._summed
+            summed = self._norm_input
         if layer.shared is not None and layer.shared.module is None:
             self._check_shared(name, layer.shared, summed)
         elif last in self._outputs:

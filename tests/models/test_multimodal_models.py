@@ -95,11 +95,6 @@ MODELS = {
     "Qwen3_5": (FURTHER_MODELS["qwen3_5_text"][1], QWEN_VISION, dict(image_token_id=IMAGE_TOKEN)),
     "Qwen3_5Moe": (FURTHER_MODELS["qwen3_5_moe_text"][1], QWEN_VISION, dict(image_token_id=IMAGE_TOKEN)),
     "Qwen2VL": (MROPE, dict(depth=1, embed_dim=16, hidden_size=32, num_heads=2), QWEN_TOKENS),
-    "Qwen2VL with windows": (
-        dict(MROPE, use_sliding_window=True, sliding_window=4, max_window_layers=1),
-        dict(depth=1, embed_dim=16, hidden_size=32, num_heads=2),
-        QWEN_TOKENS,
-    ),
     "Qwen2_5_VL": (
         dict(MROPE, use_sliding_window=True, sliding_window=4, max_window_layers=1),
         dict(depth=1, num_heads=2, out_hidden_size=32, fullatt_block_indexes=[0]),
@@ -148,7 +143,7 @@ MODELS = {
     "VipLlava": (dict(model_type="llama"), CLIP, dict(IMAGE_INDEX, vision_feature_layers=[-1])),
 }
 # Types of text decoders that have no class with a head of their own.
-WITHOUT_A_HEAD = ("Qwen2VL", "Qwen2VL with windows", "Qwen2_5_VL", "Qwen3VL")
+WITHOUT_A_HEAD = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
 
 
 def multimodal_model(name: str):

@@ -64,7 +64,7 @@ def test_scores_that_float32_rounds_by_more_than_1_give_a_change_of_probabilitie
 @modes
 @pytest.mark.parametrize("change", [1e7, 1e9, 1e30])
 def test_a_key_without_probability_gets_all_of_it_by_a_huge_change_of_its_score(backend, mode, operator, change):
-    """Query neuron 0 and key neuron 1 hold down the first key's score, by so much that float32 rounds A to no change.
+    """Query neuron 0 and key neuron 1 hold the first key's score down, by so much that float32 loses log A beside it.
 
     The last query sees 11 keys of 1/11 and one of 1e-10. Without one of the two neurons the latter has A' = 1.
     """

@@ -28,7 +28,7 @@ from pymultiling.triton_kernels.qk_sweep import product
 from pymultiling.triton_kernels.variant import POINTERS, Variant, short_name, warp_size
 
 BLOCK_T = 64  # tokens of a tile
-THREADS = 256
+THREADS = 128
 STAGES = 3
 # energy must not depend on whether columns are asked for. With fused products it would: then the compiler fuses other
 # products with sums.

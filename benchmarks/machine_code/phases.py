@@ -127,34 +127,6 @@ def _choice(code: Code, threads: int) -> Phase:
     return Phase("choice of keys", code, lambda keys: ceil(keys / KEYS) / tiles)
 
 
-def phases_of_normed(code: Code, group: int, outputs: int, block: int) -> list[Phase]:
-    """Returns the phases of Triton's normed_energy. An item is a tile of tokens, the number of which does not matter.
-
-    The loops of an item are the squares of the outputs; the products with the weight, within a loop over heads if
-    neurons have several columns; and the squares of a neuron's columns.
-
-    Args:
-        code: of the kernel.
-        group: columns of a neuron.
-        outputs: D, the outputs of the linear map.
-        block: outputs of a pass.
-    """
-    item = item_loop(code)
-    squares, products, *forms = item.inner
-    (weights,) = products.inner if group > 1 else (products,)
-    passes = ceil(outputs / block)
-    heads = [] if group == 1 else [Phase("heads", products.own(), lambda _: group)]
-    return [
-        Phase("squares of the outputs", squares.code, lambda _: passes),
-        Phase("products with the weight", weights.code, lambda _: group * passes),
-        *heads,
-        # The loop over pairs of columns, within that over columns, has (group - 1) / 2 passes on average.
-        *(Phase("columns of a neuron", form.own(), lambda _: group) for form in forms),
-        *(Phase("pairs of columns", x.code, lambda _: group * (group - 1) / 2) for form in forms for x in form.inner),
-        Phase("once", item.own(), lambda _: 1),
-    ]
-
-
 def _usual_code(item: Loop) -> Code:
     """Returns the item's own code without what ordinary items skip: code that a branch over several loops skips."""
     own = item.own()

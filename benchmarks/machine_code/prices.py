@@ -12,7 +12,8 @@ plain forward.
   longer, and all other operations take their bytes at MEMORY_RATE (forward_work.py).
 * Without norms behind the sublayers, gated_ffn computes the FFN's product and its statistics in one pass, which moves
   two tensors less than the model's own operations. o and v read the input of o_proj once each.
-* With norms behind the sublayers, normed_energy is launched for the FFN's neurons and for v and o (normed.py).
+* With norms behind the sublayers, normed_energy multiplies f and the two bfloat16 parts of g^2 f with W, writes the
+  products in float32, and reads them and x once, for the FFN's neurons and for v and o.
 * q and k: predict.py.
 
 Launches take no time, so models whose layers take less than the host needs to launch them (Gemma 3 270M) are slower.
@@ -20,17 +21,18 @@ Launches take no time, so models whose layers take less than the host needs to l
 
 import argparse
 import sys
+from functools import partial
 
 import pandas
 import triton
 
-from benchmarks.machine_code.ahead_of_time import compile_variant, resources
+from benchmarks.machine_code.ahead_of_time import compile_variant, resources, variants
 from benchmarks.machine_code.chips import CHIPS, KIB
 from benchmarks.machine_code.forward_work import NUMBER, work_of_forward
 from benchmarks.machine_code.issue import MACHINES
-from benchmarks.machine_code.normed import normed_milliseconds, normed_variant
 from benchmarks.machine_code.predict import DOCUMENTS, OPERATORS, qk_milliseconds, qk_variant
 from benchmarks.operators.shapes import GEMMA_4B, GEMMA_12B, GEMMA_270M, LLAMA_31_8B, Shape
+from pymultiling.triton_kernels.variant import Variant
 
 PRODUCT_RATE = 790e12  # operations a second
 MEMORY_RATE = 4.3e12  # bytes a second
@@ -51,12 +53,21 @@ def moving(shape: Shape, width: int) -> Times:
     return [1e3 * moved / MEMORY_RATE] * len(MACHINES)
 
 
+def normed(shape: Shape, inputs: int) -> Times:
+    """Returns the time of normed_energy for a linear map with this many inputs, in all layers."""
+    tokens = DOCUMENTS * shape.length
+    rows = 3 * tokens  # of the factors and of the products
+    factors, products = NUMBER * rows * shape.hidden, 4 * rows * inputs
+    work = 2 * rows * shape.hidden * inputs / PRODUCT_RATE
+    multiplying = max(work, (factors + NUMBER * shape.hidden * inputs + products) / MEMORY_RATE)
+    passing = (NUMBER * tokens * (shape.hidden + inputs) + factors + products) / MEMORY_RATE
+    return [1e3 * shape.layers * (multiplying + passing)] * len(MACHINES)
+
+
 def times_of(shape: Shape) -> dict[str, Times]:
     """Returns the milliseconds that each measurement adds to the plain forward, by name."""
-    group = shape.heads // shape.kv_heads
     if shape.normed:
-        ffn = normed_milliseconds(shape, shape.ffn, 1)
-        v_o = normed_milliseconds(shape, shape.mixed, group)
+        ffn, v_o = normed(shape, shape.ffn), normed(shape, shape.mixed)
     else:
         ffn = moving(shape, -2 * shape.ffn)
         v_o = moving(shape, 2 * shape.mixed)
@@ -86,16 +97,16 @@ def columns_of(shape: Shape) -> tuple[dict[str, str], dict[str, str]]:
     return milliseconds, ratios
 
 
+def _normed_variant(name: str, target: str) -> Variant:
+    return variants(target)["normed_energy", f"bf16, {name}"]
+
+
 def resource_rows() -> list[dict[str, str]]:
     """Returns the rows of the table of Gemma's kernels, with a column for every chip."""
+    normed = ("factors", "1 column a neuron, in order", "4 columns a neuron, single columns too")
     makers = {
-        "normed_energy, ffn": lambda target: normed_variant(1, target),
-        "normed_energy, v and o, 2 query heads per key head": lambda target: normed_variant(2, target),
-        "normed_energy, v and o, 4 query heads per key head": lambda target: normed_variant(4, target),
-        **{
-            f"{operator}, heads of 256, norms": lambda target, operator=operator: qk_variant(operator, GEMMA_4B, target)
-            for operator in OPERATORS
-        },
+        **{f"normed_energy, {name}": partial(_normed_variant, name) for name in normed},
+        **{f"{operator}, heads of 256, norms": partial(qk_variant, operator, GEMMA_4B) for operator in OPERATORS},
     }
     rows = []
     for name, make in makers.items():

@@ -9,6 +9,7 @@ from pymultiling.errors import BackendUnavailable
 from pymultiling.ops import normed_energy, value_gram
 from pymultiling.ops.reference.normed_energy import ROWS
 from pymultiling.ops.registry import OPERATORS
+from tests.support.backends import running_on
 from tests.support.error_budget import floor_of, relative_error
 from tests.support.normed_changes import by_definition
 from tests.support.operator_inputs import (
@@ -103,6 +104,22 @@ def test_equals_the_change_for_neurons_of_one_column(backend):
 def test_equals_the_change_for_more_tokens_than_one_block(backend):
     inputs = arguments(0, 2 * ROWS + 3, 1, 2, 3, 8, torch.float64 if backend == "torch" else torch.float32)
     check(inputs, document_ids(0, 2 * ROWS + 3, 3), 3, backend)
+
+
+@pytest.mark.parametrize("group, size", [(1, 1), (1, 3), (2, 40)])
+def test_products_that_triton_computes_in_parts_give_the_same(monkeypatch, group, size):
+    """Neurons of one column are split where 64 columns end, and those of heads between key heads."""
+    module = pytest.importorskip("pymultiling.triton_kernels.normed_energy")
+    kv_heads = 150 // size
+    with running_on("triton"):
+        inputs, ids = arguments(5, 10, kv_heads, group, size, 12, torch.float32), document_ids(5, 10, 2)
+        whole = normed_energy(*inputs, ids, 2, columns=True, backend="triton")
+        products: list[int] = []
+        monkeypatch.setattr(module, "PRODUCT_BYTES", 20 * 100 * 4)  # of 100 columns
+        monkeypatch.setattr(module, "matrix_product", lambda f, w: products.append(w.shape[1]) or f @ w)
+        parts = normed_energy(*inputs, ids, 2, columns=True, backend="triton")
+    assert len(products) > 1 and sum(products) == inputs[0].shape[1]
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("width", [63, 640])

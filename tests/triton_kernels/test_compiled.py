@@ -157,21 +157,6 @@ def test_the_phases_of_the_slow_kernels_are_found(table, folder):
     assert exponentials["rows"] == 2 * 16  # for the query neuron and for the key neuron
 
 
-@pytest.mark.parametrize(
-    "variant, group", [("1 column a neuron, in order", 1), ("4 columns a neuron, single columns too", 4)]
-)
-def test_the_phases_of_normed_energy_are_found(table, folder, variant, group):
-    """Only the products with the weight use tensor cores."""
-    (row,) = on_sm_90(table, "normed_energy").loc[lambda names: names == f"bf16, {variant}"].index
-    code = machine_code.parse((folder / table["code"][row]).read_text())
-    found = phases.phases_of_normed(code, group, outputs=640, block=32)
-    tensor = {phase.name: machine_code.count_classes(phase.code)["tensor"] for phase in found}
-    products = tensor.pop("products with the weight")
-    assert products == machine_code.count_classes(code)["tensor"] > 0
-    assert not any(tensor.values())
-    assert ("pairs of columns" in tensor) == (group > 1)
-
-
 def on_sm_90(table: pandas.DataFrame, operator: str) -> pandas.Series:
     """Returns the names of an operator's variants for sm_90, with their index in the table."""
     return table["variant"][(table["operator"] == operator) & (table["target"] == "sm_90")]

@@ -9,7 +9,7 @@ from benchmarks.machine_code.issue import MACHINES, simulate
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmarks.machine_code.phases import Phase, clocks_of_items, item_loop, phases_of_normed
+from benchmarks.machine_code.phases import Phase, clocks_of_items, item_loop
 
 INNER = 12  # instructions from 0x160 to 0x210
 OUTER = 29  # from 0xd0 to 0x290
@@ -58,20 +58,3 @@ def code_of(loops: str) -> list[machine_code.Instruction]:
             operation = f"BRA {heads.pop():#x}" if letter == "]" else f"{letter} R0"
             lines.append(f"/*{address:04x}*/ {operation} ;")
     return machine_code.parse("\n".join(lines))
-
-
-@pytest.mark.parametrize(
-    "loops, group, expected",
-    [
-        # Tiles of 100 outputs in blocks of 32 take 4 passes.
-        ("[A[S]B[W]C]", 1, {"S": 4, "W": 4, "A": 1, "B": 1, "C": 1}),
-        ("[A[S]B[G[W]H]C[F[P]]D]", 4, {"S": 4, "W": 16, "G": 4, "H": 4, "F": 4, "P": 6, "A": 1, "D": 1}),
-        ("[A[S]B[G[W]H]C[F]D]", 2, {"S": 4, "W": 8, "G": 2, "H": 2, "F": 2, "C": 1}),
-    ],
-)
-def test_every_loop_of_normed_energy_has_its_passes(loops, group, expected):
-    """S: squares of the outputs, W: products with the weight, G: heads, F: columns, P: pairs of columns."""
-    phases = phases_of_normed(code_of(loops), group, outputs=100, block=32)
-    passes = {x.opcode: phase.passes(0) for phase in phases for x in phase.code if x.opcode != "BRA"}
-    assert expected.items() <= passes.items()
-    assert set(loops) - set("[]") == passes.keys()

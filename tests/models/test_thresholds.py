@@ -19,6 +19,7 @@ ALL = [*MODELS, *FURTHER_MODELS, *ENCODERS, *PAIRS]
 # Parts of the names of configurations' fields that hold a length.
 LENGTHS = ("window", "chunk", "original_max", "floor_scale", "local_attention", "block_size", "max_distance")
 NO_LENGTHS = ("max_window_layers", "sliding_window_pattern")
+OTHER_INPUTS = ("vision_config", "audio_config")
 LONGEST = int(tiny_batch()["attention_mask"].sum(1).max())
 
 
@@ -26,6 +27,8 @@ def lengths_of(values: dict, path: str = "") -> dict[str, int]:
     """Returns {path: value} of the lengths in a configuration's dictionary."""
     found = {}
     for name, value in values.items():
+        if name in OTHER_INPUTS:
+            continue
         if isinstance(value, dict):
             found |= lengths_of(value, f"{path}{name}.")
         elif type(value) is int and any(part in name for part in LENGTHS) and name not in NO_LENGTHS:
@@ -68,7 +71,9 @@ def queries_that_grow(model):
         owner, name = {
             "bloom": (torch.Tensor, "baddbmm"),
             "falcon": (torch.nn.functional, "scaled_dot_product_attention"),
+            "megatron-bert": (torch, "matmul"),
             "mpt": (torch, "matmul"),
+            "rembert": (torch, "matmul"),
             "xglm": (torch, "bmm"),
         }[model.config.model_type]
         multiply = getattr(owner, name)

@@ -538,6 +538,7 @@ FURTHER_MODELS = {
     "cohere_compass_text-rotated": (
         "CohereCompass",
         dict(
+            sliding_window=5,  # of no layer
             rope_parameters=dict(
                 full_attention=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 1, 1]),
             ),

@@ -52,13 +52,21 @@ def read_aligned(source: RecordSource, fields: Sequence[str], answer: str) -> di
         {what messages call a record: {language: record}}, in the order of the first language.
 
     Raises:
-        CorpusError: a file cannot be read, a record lacks a field or has another value there, or a language lacks a
-            record that another one has.
+        CorpusError: a file cannot be read, a record lacks a field or has another value there, only some records of a
+            language have ids, or a language lacks a record that another one has.
     """
     by_language: dict[str, dict[str, Translated]] = {}
+    with_ids: dict[str, bool] = {}  # whether the first record of a language has an id
     for language, record, where in _read_records(source):
         records = by_language.setdefault(language, {})
-        name = _name(record, len(records) + 1, where)
+        has_id = any(name in record for name in NAMES["id"])
+        if has_id != with_ids.setdefault(language, has_id):
+            states = ("an 'id'", "none") if has_id else ("no 'id'", "one")
+            raise CorpusError(
+                f"{where} has {states[0]}, and earlier records of {language!r} have {states[1]}: give every record an "
+                "id, or none"
+            )
+        name = _name(record, where) if has_id else f"record {len(records) + 1}"
         if name in records:
             raise CorpusError(f"{where}: {language!r} has {name} twice; keep one record")
         texts = {field: _text(record, field, where) for field in fields}
@@ -127,10 +135,8 @@ def _value(record: JsonObject, field: str, where: str) -> object:
     raise CorpusError(f"{where} lacks {' or '.join(map(repr, NAMES[field]))}: it has {', '.join(record) or 'nothing'}")
 
 
-def _name(record: JsonObject, number: int, where: str) -> str:
-    """Returns what messages call a record: by its id, or by its number in its language if it has none."""
-    if not any(name in record for name in NAMES["id"]):
-        return f"record {number}"
+def _name(record: JsonObject, where: str) -> str:
+    """Returns what messages call a record with an id."""
     record_id = _value(record, "id", where)
     if not isinstance(record_id, str | int) or isinstance(record_id, bool):
         raise CorpusError(f"{where} needs an 'id' that is a string or a whole number, got {record_id!r}")

@@ -106,10 +106,13 @@ def test_math_joins_languages_by_id(tmp_path):
     for language, path in files.items():
         write_lines(path, *({**row, "lang": None, "answer": 2} for row in rows if row["lang"] == language))
     assert [item.references for item in pmi.math(files).items] == [("2",), ("2",)]
+    without_id = {field: value for field, value in rows[0].items() if field != "id"}
     for records, message in (
         (rows[:3], "'de' lacks the id '0', which 'en' has"),
         ([rows[0], *rows[2:]], "'en' lacks the id '1', which 'de' has"),
         ([*rows, rows[0]], "line 5: 'en' has the id '0' twice"),
+        ([rows[0], without_id], "line 2 has no 'id', and earlier records of 'en' have one: give every record an id"),
+        ([without_id, rows[0]], "line 2 has an 'id', and earlier records of 'en' have none: give every record an id"),
         (
             [{**rows[0], "answer": "3"}, *rows[1:]],
             "the answer of the id '0' must be the same in all languages: it is '3' in 'en', '2' in 'de'",

@@ -144,11 +144,19 @@ def call_torch_operator(name: str, arguments: tuple[Argument, ...], backend: Bac
 
 
 def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend = "auto") -> Results:
-    """Checks the arguments, and runs the implementation that dispatch selects."""
+    """Checks the arguments, and runs the implementation that dispatch selects, without autocast.
+
+    Autocast would round the factors of matrix products.
+    """
     operator.require_fitting(arguments)
     if operator.check_values is not None:
         operator.check_values(*arguments)
-    return select_implementation(operator.name, arguments, backend)(*arguments)
+    implementation = select_implementation(operator.name, arguments, backend)
+    device = operator.first_tensor(arguments).device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return implementation(*arguments)
+    with torch.autocast(device, enabled=False):
+        return implementation(*arguments)
 
 
 def _kernel_function(operator: Operator, backend: KernelBackend, tensor: Tensor) -> OperatorFunction:

@@ -43,6 +43,22 @@ def test_results_are_as_declared_with_other_arguments(backend, name, layout):
     check(changed_calls(name, ODD, LAYOUTS[layout], torch.get_default_device()), backend, layout)
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_autocast_changes_nothing(backend, name):
+    (call, *_) = layer_calls(name, ODD, torch.float32, torch.get_default_device())
+    if backend != "torch" and (reason := why_unsupported(OPERATORS[name], backend, call.reference_arguments)):
+        pytest.skip(reason)
+
+    def run():
+        arguments = [x.clone() if isinstance(x, torch.Tensor) else x for x in call.arguments]  # some are written to
+        results = TORCH_OPERATORS[name](*arguments, backend=backend)
+        return arguments if results is None else results
+
+    expected = run()
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+        torch.testing.assert_close(run(), expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_a_backend_asked_for_by_name_compiles_without_a_graph_break(backend):
     x, ids = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, -1, 1])
     compiled = torch.compile(

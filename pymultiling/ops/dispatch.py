@@ -22,6 +22,7 @@ from pymultiling.ops.backends import require_backend, unavailable, why_unavailab
 from pymultiling.ops.direct_calls import nothing_watches
 from pymultiling.ops.operator import Argument, Operator, OperatorFunction, Results
 from pymultiling.ops.registry import KERNELS, NO_KERNEL, OPERATORS
+from pymultiling.runtime.autocast import is_autocast_on, without_autocast
 
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
@@ -153,9 +154,9 @@ def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend =
         operator.check_values(*arguments)
     implementation = select_implementation(operator.name, arguments, backend)
     device = operator.first_tensor(arguments).device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if not is_autocast_on(device):
         return implementation(*arguments)
-    with torch.autocast(device, enabled=False):
+    with without_autocast(device):
         return implementation(*arguments)
 
 

@@ -21,6 +21,7 @@ from pymultiling.probes.hooks import Hooks
 from pymultiling.probes.neuron_changes import ChangedModule, find_changed_modules
 from pymultiling.probes.verification.entry import require_verified
 from pymultiling.probes.verification.report import Check
+from pymultiling.runtime.autocast import without_autocast
 from pymultiling.runtime.device_copies import sums_device, to_device
 
 
@@ -85,7 +86,8 @@ class ActivationSumProbe:
             indices, members = place.indices, place.members
             require_every_token(x, attention_mask.numel(), ", ".join(indices), layer)
             x = upcast(x.flatten(0, -2))
-            local_total = counts[x.device].to(x.dtype) @ x
+            with without_autocast(x.device.type):
+                local_total = counts[x.device].to(x.dtype) @ x
             total = self.decoder.tensor_parallel.gather(local_total, full_width).to(device).double()
             for site, index in indices.items():
                 if site in sums:

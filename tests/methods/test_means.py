@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import pymultiling as pml
+from pymultiling.probes.activation_sums import ActivationSumProbe
 from tests.support.anatomy import (
     attention_of,
     experts_of,
@@ -89,3 +90,16 @@ def test_corpora_without_documents_and_nan_weights_are_errors():
     model.model.layers[0].self_attn.v_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(pml.NonFiniteActivations, match="site"):
         pml.mean_activations(model, TOKENIZER, TEXTS)
+
+
+def test_autocast_does_not_round_the_sums():
+    model, tokens = tiny_model("llama"), torch.tensor([TOKENIZER(TEXTS[0])["input_ids"]])
+    o = model.model.layers[1].self_attn.o_proj
+    inputs = []
+    handle = o.register_forward_pre_hook(lambda _, args: inputs.append(args[0].double()))
+    probe = ActivationSumProbe(model, "o")
+    inputs.clear()  # of the verification
+    with torch.autocast("cpu", torch.bfloat16):
+        sums = probe.measure(tokens, torch.ones_like(tokens))
+    handle.remove()
+    torch.testing.assert_close(sums["o"][1], inputs[-1][0].sum(0), rtol=1e-5, atol=1e-6)

@@ -28,6 +28,7 @@ from pymultiling.probes.verification.report import Comparisons, Verification
 from pymultiling.probes.verification.states import StatesWatch
 from pymultiling.probes.verification.thresholds import MARGIN, lengths_beyond, one_layer_of_each_kind
 from pymultiling.probes.verification.values import ValuesWatch
+from pymultiling.runtime.autocast import without_autocast
 
 TOKENS = 64  # of the first forward
 TOKENS_OFF = 8  # of each document of the second forward
@@ -190,8 +191,7 @@ def _eager(model: nn.Module) -> Iterator[None]:
     """Inside, compiled code runs as it is written, so that nothing is compiled for the check, and no autocast."""
     with ExitStack() as stack:
         for device in {parameter.device.type for parameter in model.parameters()}:
-            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(without_autocast(device))
         if "torch._dynamo" in sys.modules:  # something may be compiled: modules, their forwards or a function in them
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

@@ -130,10 +130,13 @@ def _call(name: str, arguments: tuple[Argument, ...], backend: Backend) -> Resul
     """Runs an operator with the arguments of its reference.
 
     It calls the torch operator if torch.compile, autograd or something else watches the call. Plain PyTorch that is
-    asked for by name runs without it: torch.func and forward derivatives support plain PyTorch, but no custom operator.
+    asked for by name runs without it, unless torch.compile traces it: torch.func and forward derivatives support plain
+    PyTorch, but no custom operator.
     """
     operator = OPERATORS[name]
-    if backend == "torch" or (not operator.mutates and nothing_watches(operator.schema_arguments(arguments))):
+    if backend == "torch" and not torch.compiler.is_compiling():
+        return _run(operator, arguments, backend)
+    if not operator.mutates and nothing_watches(operator.schema_arguments(arguments)):
         return _run(operator, arguments, backend)
     return call_torch_operator(name, arguments, backend)
 

@@ -1,4 +1,4 @@
-"""The phases of kernels, found in their machine code, and how often an item runs each of them.
+"""The phases of qk_importance and qk_estimate, found in their machine code, and how often an item runs each of them.
 
 An item is a tile of query rows of a head, which sees a number of keys. Its phases are loops over keys or rows, with the
 loops inside them. They are recognised by their order in the code and by their exponentials. The code of the item that

@@ -103,6 +103,7 @@ _GPTJ = Family(
 
 # The last layers take the keys and values of earlier ones.
 _GEMMA3N = replace(OLMO2, shared_keys=("is_kv_shared_layer", "shared_kv_states"), v_norm="v_norm")
+_GEMMA4 = replace(_GEMMA3N, keys_as_values="use_alternative_attention")
 
 
 def _bert(config: BertLikeConfig) -> Family:
@@ -266,7 +267,7 @@ def _gemma4(config: Gemma4TextConfig) -> Family:
             "operator computes what a neuron changes behind two norms: use a model whose configuration has "
             "enable_moe_block = False"
         )
-    return replace(_GEMMA3N, keys_as_values="use_alternative_attention")
+    return _GEMMA4
 
 
 def _gpt_bigcode(config: GPTBigCodeConfig) -> Family:
@@ -399,7 +400,7 @@ FAMILIES: dict[str, Family | FamilyFunction] = {
     "gemma3_text": replace(OLMO2, norm_offset=1.0),
     "gemma3n_text": replace(_GEMMA3N, gate_sparsity="activation_sparsity", hidden_streams=True),
     "gemma4_text": _gemma4,
-    "gemma4_unified_text": replace(_GEMMA3N, keys_as_values="use_alternative_attention"),
+    "gemma4_unified_text": _GEMMA4,
     "qwen3_5_text": QWEN3_5,
     "minicpm3": latent_attention,
     "youtu": youtu,

@@ -22,7 +22,7 @@ from pymultiling.ops.backends import require_backend, unavailable, why_unavailab
 from pymultiling.ops.direct_calls import nothing_watches
 from pymultiling.ops.operator import Argument, Operator, OperatorFunction, Results
 from pymultiling.ops.registry import KERNELS, NO_KERNEL, OPERATORS
-from pymultiling.runtime.autocast import is_autocast_on, without_autocast
+from pymultiling.runtime.autocast import without_autocast
 
 if TYPE_CHECKING:
     from torch._library.custom_ops import CustomOpDef
@@ -156,10 +156,7 @@ def _run(operator: Operator, arguments: tuple[Argument, ...], backend: Backend =
     if operator.check_values is not None:
         operator.check_values(*arguments)
     implementation = select_implementation(operator.name, arguments, backend)
-    device = operator.first_tensor(arguments).device.type
-    if not is_autocast_on(device):
-        return implementation(*arguments)
-    with without_autocast(device):
+    with without_autocast(operator.first_tensor(arguments).device.type):
         return implementation(*arguments)
 
 

@@ -92,8 +92,8 @@ def test_a_norm_beside_a_shared_expert_that_the_layer_adds_is_refused():
         pml.Family(experts="experts", ffn_norm="norm", shared_expert="shared", shared_expert_in_layer=True)
 
 
-@pytest.mark.parametrize("name", ["afmoe", "flex_olmo"])
-def test_behind_a_norm_too_neurons_that_are_off_have_no_importance(name):
+@pytest.mark.parametrize("name", ["afmoe", "axk1", "dbrx", "flex_olmo", "kolibri1", "laguna"])
+def test_neurons_that_are_off_have_no_importance_also_behind_a_norm(name):
     model = tiny_model(name)
     neurons = random_neurons(model, sites=("ffn",))
     off = neurons.sites["ffn"]

@@ -45,16 +45,3 @@ def test_the_clocks_of_items_are_those_of_their_passes(rows):
     each = [simulate(phase.code, 2, MACHINES[0]) for phase in phases]
     # 8 / 4 + 12 / 4 passes of the first phase, and one pass of the second for both items
     assert clocks_of_items(phases, (8, 12), 2, MACHINES[0]) == pytest.approx(5 * each[0] + 2 * each[1])
-
-
-def code_of(loops: str) -> list[machine_code.Instruction]:
-    """Returns code in which "[" begins a loop, "]" ends it with a branch, and a letter is an instruction."""
-    lines, heads = [], []
-    for letter in loops:
-        address = 16 * len(lines)
-        if letter == "[":
-            heads.append(address)
-        else:
-            operation = f"BRA {heads.pop():#x}" if letter == "]" else f"{letter} R0"
-            lines.append(f"/*{address:04x}*/ {operation} ;")
-    return machine_code.parse("\n".join(lines))
